@@ -1,0 +1,51 @@
+"""The contract between a task and the training loop."""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+
+class Task(nn.Module):
+    """A training problem, or R independent copies of it packed into one.
+
+    A task draws its own data and holds its own trainable parameters; the loop owns the stepping.
+    What is needed to go on after a kill belongs into the state dict (buffers, or
+    ``get_extra_state`` for cursors and random streams).
+
+    Packing: with R replicas every trainable parameter has a leading dimension R, and ``loss`` and
+    ``evaluate`` return shape ``(R,)``. Replicas never see each other, so R packed replicas follow
+    the same paths as R separate runs.
+
+    Attributes:
+        replicas: one dict a replica, with its ``seed`` and whatever else tells it from the others
+            (for instance ``{"seed": 3, "sigma": 0.08}``); they become columns of the tables.
+    """
+
+    replicas: Sequence[dict[str, int | float]]
+
+    def loss(self) -> Tensor:
+        """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""
+        raise NotImplementedError
+
+    def backward(self, loss: Tensor, weight: Tensor) -> None:
+        """Gradients of ``(loss * weight).sum()`` into the parameters, which have none before.
+
+        ``loss`` is what ``loss()`` just returned. A task overrides this only where it can do the
+        same faster than autograd.
+        """
+        loss.backward(weight)
+
+    def evaluate(self) -> dict[str, Tensor]:
+        """Metrics of the present state, each of shape ``()`` or ``(R,)``; changes nothing."""
+        raise NotImplementedError
+
+
+def stream(seed: int, purpose: str, block: int = 0) -> np.random.Generator:
+    """The random stream of one seed for one purpose, from its ``block``-th block on.
+
+    Keyed by (seed, purpose, block) alone, never by a place in a pack or by the optimizer, so two
+    optimizers on the same seed see the same noise, and any block can be drawn again after a kill.
+    """
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), block])
