@@ -1,0 +1,66 @@
+"""Checkpoints: everything a killed run needs to go on to the same numbers."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runners.loop import Progress
+
+
+def save_checkpoint(
+    path: Path, key: str, states: dict[str, Any], progress: Progress, record_size: int
+) -> None:
+    """Write atomically: a kill leaves the old checkpoint or the new one, never a half."""
+    content = {
+        "key": key,
+        "record_size": record_size,
+        "progress": vars(progress),
+        "states": {name: state.state_dict() for name, state in states.items() if state is not None},
+        "torch_stream": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        content["cuda_streams"] = torch.cuda.get_rng_state_all()
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Progress) -> int | None:
+    """Restore ``states`` and ``progress`` in place; returns the record's size at that moment.
+
+    None: there is no checkpoint, the run starts at step 0. One that cannot be read is named, set
+    aside as ``checkpoint.pt.corrupt``, and the run starts at step 0 as well.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        size, saved, present = content["record_size"], content["states"], content["key"]
+        if present != key:
+            raise ValueError(f"belongs to run {present}")
+        if (path.parent / "record.jsonl").stat().st_size < size:
+            raise ValueError("the record is shorter than it was at the checkpoint")
+    except Exception as error:  # torch raises many kinds for a file that is not what it was
+        aside = path.with_name(path.name + ".corrupt")
+        os.replace(path, aside)
+        reason = (str(error).splitlines() or [""])[0][:120]
+        print(
+            f"{path}: corrupted checkpoint ({type(error).__name__}: {reason}); "
+            f"set aside as {aside.name}, the run starts again",
+            file=sys.stderr,
+        )
+        return None
+    for name, state in states.items():
+        if state is not None:
+            state.load_state_dict(saved[name])
+    vars(progress).update(content["progress"])
+    torch.set_rng_state(content["torch_stream"])
+    if torch.cuda.is_available() and "cuda_streams" in content:
+        torch.cuda.set_rng_state_all(content["cuda_streams"])
+    return size

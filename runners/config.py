@@ -1,0 +1,263 @@
+"""From command-line overrides to a checked, resolved configuration and its run key.
+
+No torch here: asking for help or for the state of a sweep must not pay for importing it.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+# Seeds from here on choose hyper-parameters; seeds below report. They never meet.
+TUNING_SEEDS_START = 1_000_000
+
+# What decides the numbers; all else may change without making it another run.
+IDENTITY = ("task", "optimizer", "schedule", "seed", "seeds", "steps", "eval_every", "precision")
+CHOICES = {
+    "scale": ("smoke", "quick", "paper"),
+    "precision": ("fp32", "bf16"),
+    "device": ("auto", "cpu", "cuda"),
+    "tracking": ("offline", "online", "disabled"),
+}
+
+
+class ConfigError(Exception):
+    """Bad input, in one line that names the key, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, resolved: what `runners.run.run` needs, and nothing of Hydra.
+
+    Attributes:
+        key: hash of everything that decides the numbers; directory name and W&B id.
+        names: the chosen ``task``, ``optimizer``, ``schedule`` and ``experiment``.
+        values: the resolved configuration as plain containers, ``seeds`` as a list that ends in
+            the tuning seeds.
+    """
+
+    key: str
+    names: dict[str, str]
+    values: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.values["results_dir"]) / "runs" / self.key
+
+    @property
+    def label(self) -> str:
+        """Short text for people: task, optimizer and its learning rate."""
+        lr = self.values["optimizer"].get("lr")
+        return f"{self.names['task']} {self.names['optimizer']}" + (f" lr={lr:g}" if lr else "")
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their options, from the files under ``conf``."""
+    found = {}
+    for folder in sorted(p for p in CONF.iterdir() if p.is_dir()):
+        found[folder.name] = sorted(p.stem for p in folder.glob("*.yaml"))
+    return found
+
+
+def check_option(group: str, option: str) -> None:
+    """Raise ConfigError, with the nearest name, unless ``group`` has ``option``."""
+    options = groups()[group]
+    if option not in options:
+        raise ConfigError(f"{group}={option}: unknown {group}{_hint(option, options)}")
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse ``key=value`` arguments; raises ConfigError where one is not of that form."""
+    return [_parse(text) for text in overrides]
+
+
+@functools.cache
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        hint = " " if "=" not in text else f" ({str(error).splitlines()[0]}) "
+        raise ConfigError(f"'{text}': not understood{hint}- key=value expected") from None
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's composition of conf/config.yaml with ``overrides``, Hydra's own node included."""
+    options = groups()
+    for override in parse(overrides):
+        key, value = override.key_or_group, override.value()
+        if key in options and not override.is_sweep_override():
+            check_option(key, str(value))
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
+            return compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, overrides) from None
+
+
+def resolve(cfg: DictConfig) -> RunConfig:
+    """Check a composed ``cfg`` and turn it into a RunConfig; ConfigError names the first bad key."""
+    return resolve_values(*without_hydra(cfg))
+
+
+def experiment_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration of an experiment, its ``sweeps`` included."""
+    cfg = compose_config(overrides)
+    values = resolve(cfg).values
+    sweeps: Any = OmegaConf.to_container(cfg.sweeps, resolve=True)
+    return {**values, "sweeps": sweeps}
+
+
+def without_hydra(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """The part of ``cfg`` that is the run's own, and the names of the options chosen in it."""
+    choices = cfg.hydra.runtime.choices
+    names = {group: choices[group] for group in ("task", "optimizer", "schedule", "experiment")}
+    return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in ("hydra", "sweeps")]), names
+
+
+def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
+    """`resolve` after `without_hydra`."""
+    if cfg.scale not in CHOICES["scale"]:  # before the interpolations that depend on it
+        raise ConfigError(f"scale={cfg.scale}: unknown scale{_hint(cfg.scale, CHOICES['scale'])}")
+    try:
+        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    _check(values)
+    values["seeds"] = _seeds(values["seed"], values["seeds"], values.pop("tuning_seeds"))
+    identity = {key: values[key] for key in IDENTITY} | {"device": values["device"]}
+    text = json.dumps(_canonical(identity), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return RunConfig(key, names, values)
+
+
+def _canonical(value: Any) -> Any:
+    """The same number in one spelling: lr=1 and lr=1.0 are the same run."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _seeds(seed: int, seeds: int | list[int], tuning_seeds: int) -> list[int]:
+    reporting = list(range(seed, seed + seeds)) if isinstance(seeds, int) else seeds
+    return reporting + list(range(TUNING_SEEDS_START, TUNING_SEEDS_START + tuning_seeds))
+
+
+def _check(values: dict[str, Any]) -> None:
+    for key, allowed in CHOICES.items():
+        if values[key] not in allowed:
+            raise ConfigError(f"{key}={values[key]}: one of {', '.join(allowed)} expected")
+    for key, least in {
+        "steps": 1,
+        "eval_every": 1,
+        "checkpoint_every": 1,
+        "tuning_seeds": 0,
+    }.items():
+        if not _is_int(values[key]) or values[key] < least:
+            raise ConfigError(f"{key}={values[key]}: a whole number >= {least} expected")
+    if not _is_int(values["seed"]) or not 0 <= values["seed"] < TUNING_SEEDS_START:
+        raise ConfigError(f"seed={values['seed']}: 0 <= seed < {TUNING_SEEDS_START:,} expected")
+    _check_seeds(values["seeds"])
+    if not isinstance(values["force"], bool):
+        raise ConfigError(f"force={values['force']}: true or false expected")
+    for key, value in values["optimizer"].items():
+        _check_hyper_parameter(f"optimizer.{key}", key, value)
+
+
+def _check_seeds(seeds: Any) -> None:
+    if isinstance(seeds, list):
+        wrong = [s for s in seeds if not _is_int(s) or not 0 <= s < TUNING_SEEDS_START]
+        if not seeds or wrong or len(set(seeds)) < len(seeds):
+            raise ConfigError(
+                f"seeds={seeds}: a non-empty list of different whole numbers from 0 to "
+                f"{TUNING_SEEDS_START - 1:,} expected"
+            )
+    elif not _is_int(seeds) or not 1 <= seeds < TUNING_SEEDS_START:
+        raise ConfigError(f"seeds={seeds}: a count >= 1 or a list of seeds expected")
+
+
+def _check_hyper_parameter(name: str, key: str, value: Any) -> None:
+    """The bounds that all optimizers share; each checks its own further arguments itself."""
+    if key in ("lr", "eps", "weight_decay") and not (_is_number(value) and 0 <= value < math.inf):
+        raise ConfigError(f"{name}={value}: a finite number >= 0 expected")
+    if key == "momentum" and not (_is_number(value) and 0 <= value < 1):
+        raise ConfigError(f"{name}={value}: a number in [0, 1) expected")
+    if key == "betas":
+        pair = isinstance(value, list) and len(value) == 2
+        if not pair or not all(_is_number(b) and 0 <= b < 1 for b in value):
+            raise ConfigError(f"{name}={value}: two numbers in [0, 1) expected")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _hint(value: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+    nearest = f"did you mean {close[0]}? " if close else ""
+    return f"; {nearest}one of {', '.join(allowed)} expected"
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's several lines about one override as one line, with the nearest existing key."""
+    for override in parse(overrides):
+        if override.is_sweep_override():
+            return ConfigError(f"{override.input_line}: several values are a sweep; add -m")
+    keys = _all_keys(overrides)
+    for override in parse(overrides):
+        key = override.key_or_group
+        unknown = key not in keys and key not in groups() and not key.startswith("hydra")
+        if unknown and not override.is_add():
+            return ConfigError(f"{key}: unknown key" + _nearest_key(key, keys))
+    return ConfigError(" ".join(str(error).split()))
+
+
+def _nearest_key(key: str, keys: Sequence[str]) -> str:
+    """A hint for an unknown key: its namesakes under an existing parent, else the nearest key."""
+    parent = key.rpartition(".")[0]
+    siblings = [k for k in keys if k.rpartition(".")[0] == parent and "._" not in k]
+    if parent and siblings:
+        return _hint(key, siblings)
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _all_keys(overrides: Sequence[str]) -> list[str]:
+    """Every key that exists under the groups chosen in ``overrides``."""
+    options = groups()
+    chosen = [o.input_line for o in parse(overrides) if o.key_or_group in options]
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
+        cfg = compose("config", [text for text in chosen if text])
+    return _flat(OmegaConf.to_container(cfg, resolve=False))
+
+
+def _flat(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    found = []
+    for key, value in node.items():
+        if prefix or key not in ("sweeps", "scales"):
+            found += [prefix + str(key), *_flat(value, f"{prefix}{key}.")]
+    return found

@@ -1,0 +1,82 @@
+import subprocess
+import sys
+
+import pytest
+
+from runners.config import ROOT, TUNING_SEEDS_START, ConfigError, compose_config, resolve
+
+
+def key(*overrides):
+    return resolve(compose_config(overrides)).key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=rosenbrok"], ["task=rosenbrok", "did you mean rosenbrock"]),
+        (["optimizer=adm"], ["optimizer=adm", "did you mean adam", "signsgd"]),
+        (["experiment=rosenbrock_nois"], ["did you mean rosenbrock_noise"]),
+        (["scale=papr"], ["scale=papr", "did you mean paper"]),
+        (["optimizer.beta=1"], ["optimizer.beta", "unknown key", "did you mean optimizer.betas"]),
+        (["optimizer.zzz=1"], ["optimizer.zzz", "unknown key", "optimizer.lr"]),
+        (["step=1"], ["step: unknown key", "did you mean steps"]),
+        (["nonsense"], ["nonsense", "key=value expected"]),
+        (["optimizer=adam,laprop"], ["optimizer=adam,laprop", "add -m"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1", ">= 0"]),
+        (["optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
+        (["optimizer.lr=fast"], ["optimizer.lr=fast", "number"]),
+        (["optimizer.eps=-1e-8"], ["optimizer.eps=-1e-08"]),
+        (["optimizer.betas=[0.9,1.0]"], ["optimizer.betas=[0.9, 1.0]", "[0, 1)"]),
+        (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "two numbers"]),
+        (["optimizer=sgd", "optimizer.momentum=1"], ["optimizer.momentum=1", "[0, 1)"]),
+        (["steps=0"], ["steps=0", ">= 1"]),
+        (["steps=1.5"], ["steps=1.5", "whole number"]),
+        (["eval_every=0"], ["eval_every=0"]),
+        (["checkpoint_every=-1"], ["checkpoint_every=-1"]),
+        (["seeds=[]"], ["seeds=[]", "non-empty"]),
+        (["seeds=0"], ["seeds=0", "count >= 1"]),
+        (["seeds=[1,1]"], ["seeds=[1, 1]", "different"]),
+        ([f"seeds=[{TUNING_SEEDS_START}]"], ["seeds=", "999,999"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["device=tpu"], ["device=tpu", "auto, cpu, cuda"]),
+        (["precision=fp8"], ["precision=fp8", "fp32, bf16"]),
+        (["tracking=on"], ["tracking=", "offline, online, disabled"]),
+        (["force=maybe"], ["force=maybe", "true or false"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_key_value_and_what_is_allowed(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        resolve(compose_config(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_key_changes_with_what_decides_the_numbers_and_with_nothing_else():
+    base = key()
+    for override in ("optimizer.lr=0.5", "seed=1", "seeds=2", "steps=7", "task.tol=0.2",
+                     "schedule=cosine", "optimizer=adam", "eval_every=3", "precision=bf16",
+                     "device=cpu", "tuning_seeds=1"):  # fmt: skip
+        assert key(override) != base, override
+    for override in ("results_dir=elsewhere", "tracking=disabled", "force=true", "data_dir=d",
+                     "checkpoint_every=3", "scale=paper"):  # fmt: skip
+        assert key(override) == base, override
+
+
+def test_key_does_not_depend_on_how_a_value_is_spelled():
+    assert key("optimizer.lr=1", "seeds=3") == key("optimizer.lr=1.0", "seeds=[0,1,2]")
+    assert key("seed=2", "seeds=1") != key("seeds=[2]")  # torch's global stream differs
+    assert key("optimizer.lr=1e-2") == key("optimizer.lr=0.01")
+
+
+def test_tuning_seeds_never_meet_reporting_seeds():
+    seeds = resolve(compose_config(["seeds=3", "tuning_seeds=2"])).values["seeds"]
+    assert seeds == [0, 1, 2, TUNING_SEEDS_START, TUNING_SEEDS_START + 1]
+
+
+def test_planning_needs_no_torch():
+    code = (
+        "import sys, runners.run, runners.sweep, runners.status; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,101 @@
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from runners.loop import Progress, train
+from tasks.task import Task
+
+
+class Quadratic(Task):
+    """|w - 1|^2, with knobs for what a loop has to deal with."""
+
+    def __init__(self, packed=0, slow_evaluation=0.0):
+        super().__init__()
+        self.replicas = [{"seed": seed} for seed in range(packed or 1)]
+        self.w = nn.Parameter(torch.zeros(packed, 2) if packed else torch.zeros(2))
+        self.slow_evaluation = slow_evaluation
+        self.dtypes = set()
+
+    def loss(self):
+        product = self.w @ torch.eye(2)
+        self.dtypes.add(product.dtype)
+        return (self.w - 1).square().sum(-1)
+
+    def evaluate(self):
+        time.sleep(self.slow_evaluation)
+        return {"loss": (self.w.detach() - 1).square().sum(-1)}
+
+
+def run(task, optimizer=None, schedule=None, progress=None, stop=lambda: False, **changes):
+    rows, checkpoints = [], []
+    optimizer = optimizer or torch.optim.SGD(task.parameters(), lr=0.1)
+    progress = progress or Progress()
+    settings = {"steps": 10, "eval_every": 4, "checkpoint_every": 5, "precision": "fp32"} | changes
+    status = train(
+        task, optimizer, schedule, progress, write=rows.append,
+        checkpoint=lambda: checkpoints.append(progress.step), stop=stop, **settings,
+    )  # fmt: skip
+    return status, progress, rows, checkpoints
+
+
+def test_rows_and_checkpoints_come_when_they_are_due():
+    status, progress, rows, checkpoints = run(Quadratic())
+    assert status == "completed" and progress.step == 10
+    assert [row["step"] for row in rows] == [0, 4, 8, 10]
+    assert checkpoints == [5, 10]
+    expected = [2 * 0.8 ** (2 * t) for t in (0, 4, 8, 10)]  # w - 1 shrinks by 1 - 2 lr a step
+    assert [row["loss"][0] for row in rows] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_is_not_training_time():
+    _, progress, rows, _ = run(Quadratic(slow_evaluation=0.2), eval_every=2)
+    assert len(rows) == 6
+    assert progress.train_seconds < 0.6 < 6 * 0.2
+
+
+def test_schedule_steps_once_a_step():
+    task = Quadratic()
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=10)
+    run(task, optimizer, schedule)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+    product = math.prod(1 - 2 * 0.1 * (1 - t / 10) for t in range(10))
+    assert (1 - task.w[0]).item() == pytest.approx(product, rel=1e-5)
+
+
+def test_stop_checkpoints_a_finished_step_and_going_on_gives_the_same():
+    whole = Quadratic()
+    _, _, whole_rows, _ = run(whole)
+    task, answers = Quadratic(), iter([False] * 6 + [True])
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    status, progress, first, checkpoints = run(task, optimizer, stop=lambda: next(answers))
+    assert status == "interrupted" and progress.step == 6 and checkpoints == [5, 6]
+    status, _, second, _ = run(task, optimizer, progress=progress)
+    assert status == "completed"
+    assert [r["loss"] for r in first + second] == [r["loss"] for r in whole_rows]
+    assert torch.equal(task.w, whole.w)
+
+
+def test_an_unpacked_run_that_diverges_ends_there():
+    task = Quadratic()
+    status, progress, rows, _ = run(task, torch.optim.SGD(task.parameters(), lr=1e30), steps=50)
+    assert status == "diverged" and progress.diverged == {0: progress.step}
+    assert rows[-1]["step"] == progress.step < 50
+
+
+def test_a_sum_that_overflows_is_no_divergence():
+    task = Quadratic(packed=2)
+    with torch.no_grad():
+        task.w.fill_(1.2e19)  # each loss is finite in float32, their sum is not
+    assert task.loss().isfinite().all() and not task.loss().sum().isfinite()
+    status, progress, _, _ = run(task, torch.optim.SGD(task.parameters(), lr=0.0), steps=3)
+    assert status == "completed" and progress.diverged == {}
+
+
+def test_bf16_runs_under_autocast():
+    task = Quadratic()
+    run(task, precision="bf16")
+    assert task.dtypes == {torch.bfloat16}

@@ -1,0 +1,159 @@
+"""The record of a run: what it was, what it measured, how it ended.
+
+``<results_dir>/runs/<key>/record.jsonl`` holds one JSON object a line: first the provenance, then
+a row per evaluation, last a status. Lines are flushed as they are written, so a kill at any
+moment leaves a readable record; a line that was cut off is not counted. Numbers that JSON does
+not know (NaN, infinities) are written as null: "no number".
+"""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COMPLETED, DIVERGED, FAILED, INTERRUPTED = "completed", "diverged", "failed", "interrupted"
+FINISHED = (COMPLETED, DIVERGED)  # results; the other two are run again
+FILE_NAME = "record.jsonl"
+
+
+@dataclass
+class Record:
+    """A record as read back.
+
+    Attributes:
+        provenance: the first line: key, names, values (the resolved configuration), replicas,
+            code, packages, hardware.
+        rows: one dict an evaluation: ``step``, ``train_seconds`` and a list of R values a metric.
+        status: the last line (``status``, ``step``, ...), or None if the run did not end.
+        damaged: line numbers (from 1) that could not be read.
+    """
+
+    provenance: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    status: dict[str, Any] | None = None
+    damaged: list[int] = field(default_factory=list)
+
+
+class RecordWriter:
+    """Appends to a record. Create with ``start`` (a new one) or ``resume`` (cut to a checkpoint)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+
+    @classmethod
+    def start(cls, folder: Path, provenance: dict[str, Any]) -> "RecordWriter":
+        """A new record in ``folder``; an older one there is replaced in one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / (FILE_NAME + ".tmp")
+        temporary.write_bytes(_line(provenance))
+        os.replace(temporary, folder / FILE_NAME)
+        return cls(folder / FILE_NAME)
+
+    @classmethod
+    def resume(cls, folder: Path, size: int) -> "RecordWriter":
+        """Go on with the first ``size`` bytes, the length at the time of the checkpoint."""
+        os.truncate(folder / FILE_NAME, size)
+        return cls(folder / FILE_NAME)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def size(self) -> int:
+        """Bytes written so far, on disk: a checkpoint must not know rows that a crash can lose."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self, status: str, **details: Any) -> None:
+        self.write({"status": status, **details})
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in ``folder``, or None where there is none (or none with a readable first line)."""
+    provenance, rows, status, damaged = None, [], None, []
+    for number, line in _lines(folder):
+        if line is None:
+            damaged.append(number)
+        elif provenance is None:
+            provenance = line
+        elif "status" in line:
+            status = line
+        else:
+            rows.append(line)
+    if provenance is None or 1 in damaged:
+        return None
+    return Record(provenance, rows, status, damaged)
+
+
+def read_status(folder: Path) -> str | None:
+    """How the run in ``folder`` ended, or None; reads the end of the file only."""
+    status = read_last_line(folder)
+    return status["status"] if status and "status" in status else None
+
+
+def read_last_line(folder: Path) -> dict[str, Any] | None:
+    """The last line of the record, or None where there is none or it was cut off."""
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            window = 1 << 14
+            while True:
+                file.seek(max(0, end - window))
+                tail = file.read()
+                # a last line longer than the window: look further back
+                if tail.count(b"\n") > 1 or window >= end:
+                    break
+                window *= 4
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not tail.endswith(b"\n"):
+        return None
+    return _parse(tail.rstrip(b"\n").rpartition(b"\n")[2])
+
+
+def median(values: Sequence[float | None]) -> float:
+    """The upper median, for display; "no number" counts as beyond every number."""
+    known = [math.inf if v is None or math.isnan(v) else v for v in values]
+    return statistics.median_high(known)
+
+
+def _lines(folder: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    try:
+        data = (folder / FILE_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    *whole, cut = data.split(b"\n")
+    for number, line in enumerate(whole, 1):
+        yield number, _parse(line)
+    if cut:
+        yield len(whole) + 1, None
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    text = json.dumps(_without_nan(value), allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

@@ -1,0 +1,86 @@
+import json
+import math
+
+import pytest
+
+from runners import record
+from runners.record import RecordWriter, read_last_line, read_record, read_status
+
+
+def write_run(folder, rows=3, status="completed"):
+    writer = RecordWriter.start(folder, {"key": "k", "replicas": [{"seed": 0}]})
+    for step in range(rows):
+        writer.write({"step": step, "loss": [0.5, math.nan, math.inf]})
+    if status:
+        writer.close(status, step=rows)
+
+
+def test_round_trip_with_numbers_that_json_does_not_know(tmp_path):
+    write_run(tmp_path)
+    found = read_record(tmp_path)
+    assert found.provenance["key"] == "k"
+    assert [row["step"] for row in found.rows] == [0, 1, 2]
+    assert found.rows[0]["loss"] == [0.5, None, None]
+    assert found.status == {"status": "completed", "step": 3}
+    for line in (tmp_path / record.FILE_NAME).read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_cut_at_every_byte_is_readable_and_never_finished(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / record.FILE_NAME
+    whole = path.read_bytes()
+    first_line = whole.index(b"\n") + 1
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert read_status(tmp_path) is None
+        found = read_record(tmp_path)
+        if size < first_line:
+            assert found is None
+        else:
+            assert found.status is None
+            assert len(found.rows) == whole[first_line:size].count(b"\n")
+            assert bool(found.damaged) == (whole[:size][-1:] != b"\n")
+
+
+def test_a_damaged_line_in_the_middle_is_named_and_the_rest_is_read(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / record.FILE_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = b"\x00\xff garbage\n"
+    path.write_bytes(b"".join(lines))
+    found = read_record(tmp_path)
+    assert found.damaged == [3]
+    assert [row["step"] for row in found.rows] == [0, 2]
+
+
+def test_last_line_longer_than_the_read_window(tmp_path):
+    write_run(tmp_path, status=None)
+    writer = RecordWriter.resume(tmp_path, (tmp_path / record.FILE_NAME).stat().st_size)
+    writer.close("failed", traceback="x" * 100_000)
+    assert read_last_line(tmp_path)["traceback"] == "x" * 100_000
+    assert read_status(tmp_path) == "failed"
+
+
+def test_resume_cuts_what_came_after_the_checkpoint(tmp_path):
+    writer = RecordWriter.start(tmp_path, {"key": "k"})
+    writer.write({"step": 0})
+    size = writer.size()
+    writer.write({"step": 1})
+    writer.close("interrupted")
+    writer = RecordWriter.resume(tmp_path, size)
+    writer.write({"step": 1, "again": True})
+    writer.close("completed")
+    assert read_record(tmp_path).rows == [{"step": 0}, {"step": 1, "again": True}]
+
+
+def test_start_replaces_an_older_record(tmp_path):
+    write_run(tmp_path)
+    RecordWriter.start(tmp_path, {"key": "new"})
+    assert read_record(tmp_path).rows == []
+    assert read_status(tmp_path) is None
+
+
+def test_nothing_there(tmp_path):
+    assert read_record(tmp_path) is None
+    assert read_status(tmp_path / "missing") is None

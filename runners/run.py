@@ -1,0 +1,215 @@
+"""One run, or a sweep of them.
+
+    python -m runners.run task=T optimizer=O [key=value ...]
+    python -m runners.run -m experiment=E scale=S [hydra/launcher=joblib] [key=value ...]
+    python -m runners.run -m task=T optimizer=O1,O2 optimizer.lr=1e-3,1e-2
+
+Read `run` for the straight line from a configuration to a record.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runners import record
+from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
+
+CHECKPOINT = "checkpoint.pt"
+LOCK = "lock"
+RUNNING = "running"  # what a run is for everybody else while another process holds its lock
+
+
+def run(config: RunConfig, progress_bar: bool = False) -> str:
+    """Bring one run to its end and return its status; a finished one is left as it is.
+
+    Raises ConfigError before anything is written; every other exception becomes a record with
+    status ``failed`` and its traceback. ``running`` says that another process is at it.
+    """
+    if record.read_status(config.folder) in record.FINISHED and not config.values["force"]:
+        return str(record.read_status(config.folder))
+    check_results_dir(config)
+    with _hyper_parameters_checked():
+        task, optimizer, schedule = _build(config)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(config.folder / LOCK, blocking=False):
+            # it may have finished while this process was building
+            status = record.read_status(config.folder)
+            if status in record.FINISHED and not config.values["force"]:
+                return str(status)
+            return _run_locked(config, task, optimizer, schedule, progress_bar)
+    except Timeout:
+        return RUNNING
+
+
+def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar: bool) -> str:
+    from runners.checkpoint import load_checkpoint, save_checkpoint
+    from runners.loop import Progress, train
+    from runners.progress import Bar
+    from runners.provenance import provenance
+    from runners.tracking import open_tracker
+
+    values, folder = config.values, config.folder
+    progress = Progress()
+    states = {"task": task, "optimizer": optimizer, "schedule": schedule}
+    if values["force"]:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
+    first_line = provenance(config, task)
+    if size is None:
+        writer = record.RecordWriter.start(folder, first_line)
+    else:
+        writer = record.RecordWriter.resume(folder, size)
+    tracker = open_tracker(
+        values["tracking"], config.key, config.label, folder, values, config.names, task.replicas
+    )
+    shown = Bar(config.label, values["steps"], progress.step, enabled=bar)
+
+    def write(row: dict[str, Any]) -> None:
+        writer.write(row)
+        tracker.log(row)
+        shown.show(row)
+
+    def checkpoint() -> None:
+        save_checkpoint(folder / CHECKPOINT, config.key, states, progress, writer.size())
+
+    status = record.FAILED
+    try:
+        with _stop_signals() as stop:
+            status = train(
+                task, optimizer, schedule, progress,
+                steps=values["steps"], eval_every=values["eval_every"],
+                checkpoint_every=values["checkpoint_every"], precision=values["precision"],
+                write=write, checkpoint=checkpoint, stop=stop,
+            )  # fmt: skip
+        writer.close(status, step=progress.step, diverged=progress.diverged)
+        if status in record.FINISHED:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+    except Exception:
+        writer.close(status, step=progress.step, traceback=traceback.format_exc())
+    finally:
+        tracker.finish(status)
+        shown.close()
+    return status
+
+
+def _build(config: RunConfig) -> tuple[Any, Any, Any]:
+    """Task, optimizer and schedule on their device, with torch's global stream at the seed."""
+    import torch
+    from hydra.utils import instantiate
+
+    values = config.values
+    device = values["device"]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no CUDA device here; device=cpu or device=auto expected")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(values["seed"])
+    # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
+    task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
+    trainable = [p for p in task.parameters() if p.requires_grad]
+    optimizer = instantiate(values["optimizer"], _convert_="all")(trainable)
+    schedule = None
+    if values["schedule"]["_target_"] is not None:
+        schedule = instantiate(values["schedule"], _convert_="all")(optimizer)
+    return task, optimizer, schedule
+
+
+@contextmanager
+def _hyper_parameters_checked() -> Iterator[None]:
+    """What a task or an optimizer says of its arguments, as the one line that a user needs."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error  # hydra wraps what a constructor raises
+        if isinstance(cause, TypeError | ValueError | ImportError | OSError):
+            raise ConfigError(" ".join(str(cause).split())) from error
+        raise
+
+
+def check_results_dir(config: RunConfig) -> None:
+    """Make the directory for the runs; raises ConfigError where that is not possible."""
+    folder = Path(config.values["results_dir"])
+    try:
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"results_dir={folder}: cannot be written: {error.strerror}") from None
+    if not os.access(folder / "runs", os.W_OK | os.X_OK):
+        raise ConfigError(f"results_dir={folder}: cannot be written: no permission")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Any]:
+    """Ctrl-C and SIGTERM let the step end, save, and stop the run; a second one is immediate."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, note) for number in numbers}
+    except ValueError:  # not the main thread: whoever started us handles the signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 fine, 1 something failed, 2 bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    overrides = [a for a in arguments if a not in ("-m", "--multirun")]
+    if any(a.startswith("-") for a in overrides):
+        return _hydra(arguments)
+    try:
+        if len(overrides) < len(arguments):
+            from runners.sweep import sweep
+
+            return sweep(overrides)
+        config = resolve(compose_config(overrides))
+        if config.values["experiment"] is not None:
+            raise ConfigError(
+                f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
+            )
+        status = run(config, progress_bar=True)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"{config.label}: {status}, {config.folder / record.FILE_NAME}")
+    if status == record.FAILED:
+        line = record.read_last_line(config.folder) or {}
+        print(line.get("traceback", "").rstrip(), file=sys.stderr)
+    return {record.INTERRUPTED: 130, record.FAILED: 1, RUNNING: 1}.get(status, 0)
+
+
+def _hydra(arguments: list[str]) -> int:
+    """Hydra's own flags (--help, --cfg, --info, ...) are Hydra's."""
+    import hydra
+
+    sys.argv[1:] = arguments
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda cfg: None)()
+    return 0
+
+
+if __name__ == "__main__":
+    # under its real name, so that worker processes can import what they are sent
+    from runners.run import main as entry
+
+    sys.exit(entry())

@@ -1,0 +1,303 @@
+"""A sweep: plan its runs, leave out what is finished, let one of Hydra's launchers do the rest.
+
+Hydra's own multirun composes every job (0.1 s each) before it can know that the job is done, and
+its exit code speaks of the first failure only. So the plan is made here, and a launcher (basic,
+joblib, submitit, ...) gets exactly the jobs that are missing. What was achieved is read from the
+records, never from the launcher.
+"""
+
+import functools
+import itertools
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from runners import record
+from runners.config import (
+    CONF,
+    ConfigError,
+    RunConfig,
+    compose_config,
+    groups,
+    parse,
+    resolve,
+    resolve_values,
+    without_hydra,
+)
+from runners.run import LOCK, RUNNING, check_results_dir, run
+
+MISSING = "missing"
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: the overrides that a launcher gets, and what they resolve to."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+
+
+def plan(overrides: Sequence[str]) -> list[Job]:
+    """All runs of a sweep, finished or not, each once, in the order in which they are written.
+
+    With ``experiment=E`` they are the products of E's sweeps; an override of a swept key then
+    narrows the sweep to the given values. Otherwise they are the product of the comma-separated
+    overrides. Raises ConfigError.
+    """
+    return list(_plan(tuple(o for o in overrides if not is_hydra(parse([o])[0]))))
+
+
+@functools.cache  # a sweep and its analysis ask for the same plan, and it takes seconds
+def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
+    given = {o.key_or_group: _values(o) for o in parse(overrides)}
+    fixed = {key: values for key, values in given.items() if len(values) == 1}
+    experiment = fixed.get("experiment")
+    products = [given]
+    if experiment is not None:
+        base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
+                               if key in ("experiment", "scale")])  # fmt: skip
+        resolve(base)
+        products = _narrow(_sweeps(base), given)
+    resolve_job = _Resolver()
+    jobs: dict[str, Job] = {}
+    for product in products:
+        for values in itertools.product(*product.values()):
+            job = tuple(f"{k}={v}" for k, v in zip(product, values, strict=True))
+            config = resolve_job(job)
+            jobs.setdefault(config.key, Job(job, config))
+    return tuple(jobs.values())
+
+
+def state(config: RunConfig) -> str:
+    """completed, diverged, failed, interrupted, running, or missing (never begun)."""
+    status = record.read_status(config.folder)
+    if status in record.FINISHED or not config.folder.exists():
+        return status or MISSING
+    try:
+        with FileLock(config.folder / LOCK, blocking=False):
+            # killed: nobody holds the lock, and no status was written
+            begun = (config.folder / record.FILE_NAME).exists()
+            return status or (record.INTERRUPTED if begun else MISSING)
+    except Timeout:
+        return RUNNING
+
+
+def sweep(overrides: Sequence[str]) -> int:
+    """Run what is missing of a sweep; returns the exit code, 0 only when every run is finished."""
+    jobs = plan(overrides)
+    check_results_dir(jobs[0].config)
+    force = any(job.config.values["force"] for job in jobs)
+    todo = [job for job in jobs if force or state(job.config) not in record.FINISHED]
+    print(
+        f"{len(jobs)} runs, {len(jobs) - len(todo)} finished before, {len(todo)} to do", flush=True
+    )
+    hydra_overrides = [o.input_line or "" for o in parse(overrides) if is_hydra(o)]
+    left = len(todo) + 1
+    while todo and len(todo) < left:  # as long as each round gets something done
+        left = len(todo)
+        with _watch(todo):
+            refused = _launch(todo, hydra_overrides)
+        if force:
+            break
+        todo = [job for job in _unfinished_after_waiting(todo) if job not in refused]
+        if all(state(job.config) == record.FAILED for job in todo):
+            break
+    return _report(jobs)
+
+
+def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
+    """Hand ``jobs`` to the chosen Hydra launcher, as a sweeper does, and wait for it.
+
+    Returns those whose arguments a task or an optimizer refused: no use in another try.
+    """
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+
+    results_dir = jobs[0].config.values["results_dir"]
+    cfg = compose_config([*hydra_overrides, f"results_dir={results_dir}"])
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
+        loader = GlobalHydra.instance().config_loader()
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
+            task_function=run_job,
+            config=cfg,
+        )
+        try:
+            results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+        except Exception as error:  # a worker was killed, say: the records tell what is left
+            first = (str(error).splitlines() or [""])[0]
+            print(f"launcher: {type(error).__name__}: {first}", file=sys.stderr)
+            return []
+    answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
+    refused = [(job, answer) for job, answer in answers if isinstance(answer, ConfigError)]
+    for job, answer in refused:
+        print(f"{job.config.label}: {answer}", file=sys.stderr)
+    return [job for job, _ in refused]
+
+
+def run_job(cfg: DictConfig) -> str:
+    """What a launcher calls, possibly in another process, with the configuration of one job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    whole = OmegaConf.merge({"hydra": HydraConfig.get()}, cfg)
+    assert isinstance(whole, DictConfig)
+    status = run(resolve(whole))
+    if status == record.INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
+
+
+def _unfinished_after_waiting(jobs: list[Job]) -> list[Job]:
+    """What is still to do; runs that another sweep is at are waited for, not run twice."""
+    while any(state(job.config) == RUNNING for job in jobs):
+        time.sleep(POLL_SECONDS)
+    return [job for job in jobs if state(job.config) not in record.FINISHED]
+
+
+def _report(jobs: list[Job]) -> int:
+    states = {job.config.key: state(job.config) for job in jobs}
+    counts = Counter(states.values())
+    print(f"{len(jobs)} runs: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
+    for job in jobs:
+        if states[job.config.key] not in record.FINISHED:
+            line = record.read_last_line(job.config.folder) or {}
+            reason = (line.get("traceback") or "").strip().rpartition("\n")[2]
+            print(f"  {states[job.config.key]}: {job.config.label} {job.config.folder} {reason}")
+    return 0 if all(s in record.FINISHED for s in states.values()) else 1
+
+
+@contextmanager
+def _watch(jobs: list[Job]) -> Iterator[None]:
+    """Progress of a sweep from its records, whatever launches it: a bar, or a line a run."""
+    from tqdm import tqdm
+
+    done = threading.Event()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(total=len(jobs), desc="sweep", unit="run", disable=not terminal)
+    waiting = list(jobs)
+    start = time.monotonic()
+
+    def look() -> None:
+        for job in list(waiting):
+            status = record.read_status(job.config.folder)
+            if status is None or status == record.INTERRUPTED:
+                continue
+            waiting.remove(job)
+            bar.update()
+            if not terminal:
+                count = f"[{len(jobs) - len(waiting)}/{len(jobs)}]"
+                seconds = time.monotonic() - start
+                print(f"{count} {job.config.label}: {status} ({seconds:.0f} s)", flush=True)
+
+    def loop() -> None:
+        while not done.wait(POLL_SECONDS):
+            look()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        look()
+        bar.close()
+
+
+class _Resolver:
+    """`resolve` for many jobs: Hydra composes once per choice of groups, values are set in."""
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+        self._groups = groups()
+
+    def __call__(self, overrides: tuple[str, ...]) -> RunConfig:
+        parsed = dict(zip(overrides, parse(overrides), strict=True))
+        structural = tuple(text for text, o in parsed.items() if self._is_structural(o))
+        if structural not in self._bases:
+            self._bases[structural] = without_hydra(compose_config(structural))
+        base, names = self._bases[structural]
+        cfg = base.copy()
+        for text, override in parsed.items():
+            if text in structural:
+                continue
+            key = override.key_or_group
+            if OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
+                compose_config(overrides)  # raises, with the error for an unknown key
+            OmegaConf.update(cfg, key, override.value(), merge=True)
+        return resolve_values(cfg, names)
+
+    def _is_structural(self, override: Override) -> bool:
+        """Whether it does more than set a value: chooses an option, adds or deletes a key."""
+        return override.key_or_group in self._groups or override.is_add() or override.is_delete()
+
+
+_ABSENT = object()
+
+
+def is_hydra(override: Override) -> bool:
+    """Whether it is about the launcher and the like, not about the runs."""
+    return override.key_or_group.startswith(("hydra/", "hydra."))
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        if not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: only lists of values can be swept")
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def _sweeps(cfg: DictConfig) -> list[dict[str, list[str]]]:
+    resolved: Any = OmegaConf.to_container(cfg.sweeps, resolve=True)
+    return [
+        {key: [_text(value) for value in values] for key, values in sweep.items()}
+        for sweep in resolved.values()
+    ]
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _narrow(
+    sweeps: list[dict[str, list[str]]], given: dict[str, list[str]]
+) -> list[dict[str, list[str]]]:
+    """The given overrides put into every sweep; on a swept key they keep what they name."""
+    given = {key: [_normal(v) for v in values] for key, values in given.items()}
+    narrowed = []
+    for sweep in sweeps:
+        kept = {
+            key: [v for v in map(_normal, values) if key not in given or v in given[key]]
+            for key, values in sweep.items()
+        }
+        if all(kept.values()):
+            narrowed.append({**given, **kept})
+    if not narrowed:
+        swept = {key: values for sweep in sweeps for key, values in sweep.items() if key in given}
+        names = "; ".join(f"{key}: {', '.join(values)}" for key, values in swept.items())
+        raise ConfigError(f"nothing of the experiment is left; it sweeps {names}")
+    return narrowed
+
+
+def _normal(value: str) -> str:
+    """One spelling for numbers and lists, so that 1e-2 is found among 0.01."""
+    try:
+        return json.dumps(json.loads(value))
+    except ValueError:
+        return value

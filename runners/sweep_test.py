@@ -1,0 +1,297 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from runners import record
+from runners.collect import collect, to_parquet
+from runners.config import ROOT, ConfigError, compose_config, resolve
+from runners.run import main, run
+from runners.sweep import plan, state
+
+SMALL = ["task=rosenbrock", "optimizer=adam,laprop", "optimizer.lr=1e-3,1e-2", "steps=120",
+         "seeds=2", "eval_every=40", "checkpoint_every=7", "tracking=disabled"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _hydra_left_clean():
+    yield
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def small(tmp_path, *more):
+    return [*SMALL, f"results_dir={tmp_path}", *more]
+
+
+def table(jobs):
+    return to_parquet(collect(jobs, "small"))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_a_planned_run_is_the_one_that_hydra_composes(scale):
+    jobs = plan(["experiment=rosenbrock_noise", f"scale={scale}"])
+    assert len({job.config.key for job in jobs}) == len(jobs) == 36
+    for job in jobs[::7]:
+        assert resolve(compose_config(job.overrides)) == job.config
+
+
+def test_every_optimizer_of_the_experiment_gets_the_same_trials():
+    grids, steps, common = {}, {}, {}
+    for job in plan(["experiment=rosenbrock_noise", "scale=paper"]):
+        values, name = job.config.values, job.config.names["optimizer"]
+        if values["task"]["path"]:
+            continue
+        optimizer = dict(values["optimizer"])
+        grids.setdefault(name, set()).add(optimizer["lr"])
+        if optimizer["lr"] == 0.01 and name != "signsgd":
+            common[name] = values["steps"]
+        else:
+            steps.setdefault(name, set()).add(values["steps"])
+        assert optimizer.get("betas", [0.9, 0.9]) == [0.9, 0.9]
+        assert len(values["seeds"]) == 220
+    assert set(grids) == {"laprop", "adam", "amsgrad", "radam", "adabound", "signsgd"}
+    assert all(grid == {0.003, 0.01, 0.03, 0.1, 0.3} for grid in grids.values())
+    assert all(each == {8000} for each in steps.values())
+    assert common == dict.fromkeys(set(grids) - {"signsgd"}, 30000)
+
+
+def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
+    narrowed = plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=1e-2,0.03"])
+    assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
+    changed = plan(["experiment=rosenbrock_noise", "task.tol=0.2"])
+    assert {j.config.values["task"]["tol"] for j in changed} == {0.2}
+    with pytest.raises(ConfigError, match="sgd"):
+        plan(["experiment=rosenbrock_noise", "optimizer=sgd"])
+    with pytest.raises(ConfigError, match="optimizer.lrr"):
+        plan(["optimizer=adam,sgd", "optimizer.lrr=1,2"])
+
+
+def test_sweep_runs_what_is_missing_and_only_that(tmp_path, capsys):
+    assert main(["-m", *small(tmp_path)]) == 0
+    jobs = plan(small(tmp_path))
+    before = table(jobs)
+    times = {
+        job.config.key: (job.config.folder / record.FILE_NAME).stat().st_mtime_ns for job in jobs
+    }
+    shutil.rmtree(jobs[2].config.folder)
+    capsys.readouterr()
+    assert main(["-m", *small(tmp_path)]) == 0
+    assert "4 runs, 3 finished before, 1 to do" in capsys.readouterr().out
+    assert table(jobs) == before
+    for place, job in enumerate(jobs):
+        same = (job.config.folder / record.FILE_NAME).stat().st_mtime_ns == times[job.config.key]
+        assert same == (place != 2)
+
+
+def test_a_finished_run_is_skipped_within_50_ms(tmp_path):
+    overrides = ["task=rosenbrock", "optimizer=adam", "steps=1", "tracking=disabled",
+                 f"results_dir={tmp_path}", "optimizer.lr=" + ",".join(f"{i}e-4" for i in range(1, 41))]  # fmt: skip
+    jobs = plan(overrides)
+    (jobs[0].config.folder.parent).mkdir()
+    run(jobs[0].config)
+    for job in jobs[1:]:
+        shutil.copytree(jobs[0].config.folder, job.config.folder)
+    start = time.perf_counter()
+    assert main(["-m", *overrides]) == 0
+    assert (time.perf_counter() - start) / len(jobs) < 0.05
+
+
+def test_a_crash_is_recorded_told_and_run_again_and_the_others_survive(
+    tmp_path, capsys, monkeypatch
+):
+    from tasks.rosenbrock import Rosenbrock
+
+    evaluate = Rosenbrock.evaluate
+
+    def crash(self):
+        # the second evaluation of the runs at the larger lr only
+        if self.step == 40 and self.xy.abs().max() > 0.05:
+            raise RuntimeError("the disk melted")
+        return evaluate(self)
+
+    monkeypatch.setattr(Rosenbrock, "evaluate", crash)
+    assert main(["-m", *small(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "2 completed, 2 failed" in out and "RuntimeError: the disk melted" in out
+
+    from runners import status
+
+    assert status.main(small(tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert "in crash" in out and "RuntimeError: the disk melted" in out
+    jobs = plan(small(tmp_path))
+    with pytest.raises(ConfigError, match="not finished"):
+        collect(jobs, "small")
+
+    monkeypatch.undo()
+    assert main(["-m", *small(tmp_path)]) == 0
+    assert "4 runs, 2 finished before, 2 to do" in capsys.readouterr().out
+    assert status.main(small(tmp_path)) == 0
+    other = tmp_path / "undisturbed"
+    assert main(["-m", *small(other)]) == 0
+    assert table(jobs) == table(plan(small(other)))
+
+
+def test_killed_at_random_moments_and_restarted_the_table_is_the_same(tmp_path):
+    """Ten SIGKILLs; forks of a process that has imported torch, so that kills fall into the runs.
+
+    How long to wait comes from the undisturbed sweep: ten waits of at most a tenth of its time
+    cannot finish it, however fast the machine is.
+    """
+    driver = textwrap.dedent("""
+        import os, random, signal, sys, time
+        import torch._dynamo, pandas
+        from runners import checkpoint, loop, progress, provenance, tracking
+        from runners.run import main
+        torch.set_num_threads(1)
+        whole, killed, *overrides = sys.argv[1:]
+        def attempt(folder, seconds=None):
+            child = os.fork()
+            if child == 0:
+                os._exit(main(["-m", f"results_dir={folder}", *overrides]))
+            if seconds is not None:
+                time.sleep(seconds)
+                os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
+        start = time.monotonic()
+        assert attempt(whole) == 0
+        tenth = (time.monotonic() - start) / 10
+        chance = random.Random(1)
+        for _ in range(10):
+            assert attempt(killed, chance.uniform(0.3, 0.95) * tenth) == signal.SIGKILL
+        sys.exit(os.waitstatus_to_exitcode(attempt(killed)))
+    """)
+    sizes = ["steps=3000", "checkpoint_every=50", "eval_every=100"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(
+        [sys.executable, "-c", driver, whole, killed, *SMALL, *sizes],
+        cwd=ROOT, check=True, timeout=300,
+    )  # fmt: skip
+    assert table(plan(small(killed, *sizes))) == table(plan(small(whole, *sizes)))
+    for job in plan(small(killed, *sizes)):
+        assert not list(job.config.folder.glob("checkpoint*"))
+
+
+def test_interrupt_saves_and_goes_on_from_there(tmp_path, monkeypatch):
+    (job,) = plan(small(tmp_path, "optimizer=laprop", "optimizer.lr=1e-2"))
+    from tasks.rosenbrock import Rosenbrock
+
+    loss, seen = Rosenbrock.loss, []
+
+    def interrupted(self):
+        seen.append(self.step)
+        if self.step == 31:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self)
+
+    monkeypatch.setattr(Rosenbrock, "loss", interrupted)
+    assert run(job.config) == "interrupted"
+    assert state(job.config) == "interrupted"
+    monkeypatch.setattr(Rosenbrock, "loss", lambda self: seen.append(self.step) or loss(self))
+    assert run(job.config) == "completed"
+    assert seen == list(range(120))  # no step lost, none done twice
+    (other,) = plan(small(tmp_path / "whole", "optimizer=laprop", "optimizer.lr=1e-2"))
+    monkeypatch.undo()
+    run(other.config)
+    assert table([job]) == table([other])
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])
+def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
+    tmp_path, capsys, monkeypatch, damage
+):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    path = job.config.folder / "checkpoint.pt"
+    from tasks.rosenbrock import Rosenbrock
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "evaluate", lambda self: 1 / (self.step - 40) and {})
+        assert run(job.config) == "failed"
+    whole = path.read_bytes()
+    if damage == "foreign":
+        import torch
+
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"key": "another"}, path)
+    elif damage == "pickle":
+        import pickle
+
+        path.write_bytes(pickle.dumps({"key": job.config.key, "harm": os.getcwd}))
+    else:
+        path.write_bytes({"empty": b"", "garbage": b"x" * 999, "truncated": whole[:-200]}[damage])
+    assert run(job.config) == "completed"
+    assert "corrupted checkpoint" in capsys.readouterr().err
+    assert (job.config.folder / "checkpoint.pt.corrupt").exists()
+    (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
+    run(other.config)
+    assert table([job]) == table([other])
+
+
+def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    job.config.folder.mkdir(parents=True)
+    holder = (
+        "import sys, time; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(job.config.folder / "lock")], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout.readline() == b"held\n"
+        assert run(job.config) == state(job.config) == "running"
+        assert not (job.config.folder / record.FILE_NAME).exists()
+    finally:
+        process.kill()
+        process.wait()
+    assert run(job.config) == "completed"
+
+
+def test_force_runs_again_from_the_start(tmp_path):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    run(job.config)
+    before = table([job])
+    (job.config.folder / record.FILE_NAME).write_text(
+        (job.config.folder / record.FILE_NAME).read_text().replace('"step":40', '"step":41')
+    )
+    assert run(job.config) == "completed" and table([job]) != before
+    (again,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2", "force=true"))
+    assert run(again.config) == "completed" and table([job]) == before
+
+
+def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd):
+    assert main(["-m", *small(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")]) == 0
+    assert main(["-m", *small(tmp_path / "basic")]) == 0
+    assert table(plan(small(tmp_path))) == table(plan(small(tmp_path / "basic")))
+    assert not (ROOT / "multirun").exists()
+    capfd.readouterr()
+    bad = ["optimizer=adabound", "optimizer.gamma=0.5,-1", *small(tmp_path)[3:]]
+    assert main(["-m", *bad]) == 1
+    caught = capfd.readouterr()
+    assert caught.err.count("gamma must be") == 1 and "1 missing" in caught.out
+
+
+def test_results_dir_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for mode in ([], ["-m"]):
+        assert main([*mode, "steps=1", f"results_dir={tmp_path / 'file' / 'x'}"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: results_dir=") and error.count("\n") == 1
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_provenance_says_where_the_numbers_come_from(tmp_path):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    run(job.config)
+    first = json.loads((job.config.folder / record.FILE_NAME).open().readline())
+    assert first["key"] == job.config.key == job.config.folder.name
+    assert first["values"]["optimizer"]["lr"] == 0.01
+    assert first["packages"]["torch"] and first["code"]["digest"] and first["hardware"]["device"]
+    assert first["replicas"] == [{"seed": 0, "sigma": 0.0}, {"seed": 1, "sigma": 0.0}]

@@ -1,0 +1,110 @@
+"""Weights & Biases gets the same rows as the record, and can never fail a run."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from runners.record import median
+
+PROJECT = "laprop"
+MOST_CURVES = 16  # a pack of more replicas is drawn by its median alone
+INIT_TIMEOUT = 20  # seconds to wait for a W&B server that does not answer
+
+
+class NoTracker:
+    """Tracking that is disabled, or was given up."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        pass
+
+    def finish(self, status: str) -> None:
+        pass
+
+
+class WandbTracker:
+    """One W&B run, its id the run key, opened and closed by the run that it belongs to."""
+
+    def __init__(
+        self, key: str, label: str, folder: Path, mode: str, config: dict[str, Any],
+        names: dict[str, str], replicas: list[dict[str, Any]],
+    ) -> None:  # fmt: skip
+        # The library prints through its own service; the record is the console of this project.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self._names = _replica_names(replicas)
+        self._run = wandb.init(
+            project=PROJECT,
+            id=key,
+            name=label,
+            group=names["experiment"] if names["experiment"] != "none" else names["task"],
+            tags=[names["task"], names["optimizer"]],
+            config=config,
+            dir=folder,
+            mode=cast(Literal["offline", "online"], mode),
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=INIT_TIMEOUT, x_disable_stats=True,
+                disable_git=True, disable_code=True, x_save_requirements=False,
+            ),
+        )  # fmt: skip
+
+    def log(self, row: dict[str, Any]) -> None:
+        shown: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, list):
+                shown |= self._curves(name, value)
+            elif name != "step":
+                shown[name] = value
+        self._run.log(shown, step=row["step"])
+
+    def finish(self, status: str) -> None:
+        self._run.summary["status"] = status
+        self._run.finish(exit_code=0 if status in ("completed", "diverged") else 1)
+
+    def _curves(self, name: str, values: list[float]) -> dict[str, float]:
+        if len(values) == 1:
+            return {name: values[0]}
+        curves = {f"{name}/median": median(values)}
+        if len(values) <= MOST_CURVES:
+            curves |= {f"{name}/{r}": v for r, v in zip(self._names, values, strict=True)}
+        return curves
+
+
+class SafeTracker:
+    """Passes everything on until the first failure, then says so in one line and stays quiet."""
+
+    def __init__(self, make: Callable[[], NoTracker | WandbTracker]) -> None:
+        self._inner: NoTracker | WandbTracker = NoTracker()
+        self._try(lambda: setattr(self, "_inner", make()))
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._try(lambda: self._inner.log(row))
+
+    def finish(self, status: str) -> None:
+        self._try(lambda: self._inner.finish(status))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever W&B raises: the run is worth more than its log
+            self._inner = NoTracker()
+            first = (str(error).splitlines() or [""])[0]
+            print(f"W&B gave up, the run goes on: {type(error).__name__}: {first}", file=sys.stderr)
+
+
+def open_tracker(
+    mode: str, key: str, label: str, folder: Path, config: dict[str, Any],
+    names: dict[str, str], replicas: list[dict[str, Any]],
+) -> NoTracker | SafeTracker:  # fmt: skip
+    """The tracker of one run; ``mode`` is offline, online or disabled."""
+    if mode == "disabled":
+        return NoTracker()
+    return SafeTracker(lambda: WandbTracker(key, label, folder, mode, config, names, replicas))
+
+
+def _replica_names(replicas: list[dict[str, Any]]) -> list[str]:
+    return [",".join(f"{k}={v:g}" for k, v in replica.items()) for replica in replicas]

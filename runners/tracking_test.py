@@ -1,0 +1,101 @@
+import math
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import wandb
+
+from runners.config import ROOT
+from runners.sweep import plan
+from runners.tracking import NoTracker, SafeTracker, WandbTracker, open_tracker
+
+NAMES = {"task": "t", "optimizer": "o", "experiment": "none"}
+FEW = ["task=rosenbrock", "steps=20", "eval_every=10"]
+
+
+def tracker(folder, replicas=1, mode="offline", key="k"):
+    seeds = [{"seed": seed, "sigma": 0.5} for seed in range(replicas)]
+    return WandbTracker(key, "label", folder, mode, {"lr": 1}, NAMES, seeds)
+
+
+def test_a_sweep_in_one_process_opens_and_closes_one_session_a_run(tmp_path):
+    overrides = [*FEW, "optimizer=adam,laprop,signsgd", f"results_dir={tmp_path}"]
+    subprocess.run(
+        [sys.executable, "-m", "runners.run", "-m", *overrides], cwd=ROOT, check=True, timeout=120
+    )
+    for job in plan(overrides):
+        (session,) = (job.config.folder / "wandb").glob("offline-run-*")
+        assert session.name.endswith(job.config.key)
+        assert (session / f"run-{job.config.key}.wandb").stat().st_size > 0
+
+
+def test_the_same_rows_one_replica_a_few_and_many():
+    row = {"step": 3, "train_seconds": 0.5, "loss": [2.0]}
+    shown = []
+
+    def log_with(replicas, values):
+        made = WandbTracker.__new__(WandbTracker)
+        made._names = [f"seed={seed:g}" for seed in range(replicas)]
+        made._run = type("Run", (), {"log": lambda self, v, step: shown.append((step, v))})()
+        made.log(row | {"loss": values})
+        return shown.pop()
+
+    assert log_with(1, [2.0]) == (3, {"train_seconds": 0.5, "loss": 2.0})
+    assert log_with(3, [1.0, math.nan, 4.0])[1] == pytest.approx(
+        {"train_seconds": 0.5, "loss/median": 4.0, "loss/seed=0": 1.0, "loss/seed=1": math.nan,
+         "loss/seed=2": 4.0}, nan_ok=True)  # fmt: skip
+    assert set(log_with(100, [1.0] * 100)[1]) == {"train_seconds", "loss/median"}
+
+
+class Broken:
+    def __init__(self, at):
+        if at == "init":
+            raise wandb.errors.CommError("no route to host\nand more")
+        self.at = at
+
+    def log(self, row):
+        if self.at == "log":
+            raise BrokenPipeError("the service is gone")
+
+    def finish(self, status):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("at", ["init", "log", "finish"])
+def test_a_broken_session_is_one_line_and_nothing_else(at, capsys):
+    safe = SafeTracker(lambda: Broken(at))
+    for step in range(3):
+        safe.log({"step": step})
+    safe.finish("completed")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("W&B gave up, the run goes on: ")
+
+
+def test_online_without_a_server_does_not_fail_the_run(tmp_path):
+    """Nothing listens on the port; the run must end as if W&B had been off."""
+    overrides = [*FEW, "optimizer=adam", "tracking=online", f"results_dir={tmp_path}"]
+    code = textwrap.dedent("""
+        import sys
+        from runners import tracking
+        from runners.run import main
+        tracking.INIT_TIMEOUT = 3
+        sys.exit(main(sys.argv[1:]))
+    """)
+    environment = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *overrides], check=False, cwd=ROOT, env=os.environ | environment,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "completed" in done.stdout
+    assert done.stderr.count("W&B gave up, the run goes on") == 1
+
+
+def test_disabled_is_nothing_at_all(tmp_path):
+    made = open_tracker("disabled", "k", "label", tmp_path, {}, NAMES, [{"seed": 0}])
+    assert type(made) is NoTracker
+    assert not list(tmp_path.iterdir())
