@@ -1,0 +1,400 @@
+"""The claims of the paper as data, the rule that turns evidence into a verdict, and its refusals.
+
+A claim says in advance what supports and what contradicts it. Evidence for one claim is two
+one-sided p-values, one against "the claim does not hold" and one against "the claim holds"; the
+smaller of the two, doubled, is the p-value of the verdict. It must stay within ALPHA after Holm's
+correction over all verdicts of the experiment. The fairness gate comes before any of this:
+optimizers that were not given the same chances are not ranked.
+
+What is compared (the best rival, the noise level where a pair is farthest apart) is picked on the
+tuning seeds and judged on the report seeds, so that picking biases neither effect nor p-value.
+What must hold everywhere is tested everywhere, and the largest p-value counts (an
+intersection-union test, which needs no correction).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scripts import statistics
+from scripts.statistics import MIN_SEEDS, Estimate, holm
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+ALPHA = 0.05
+
+# Fixed before the experiment was run at its reported scales.
+SMALL_NOISE = 0.04  # a third of the level from which Adam and AMSGrad are said to fail
+LARGE_NOISE = 0.08  # the upper half of the levels
+ALIKE_FACTOR = 1.25  # the paper shows curves; a smaller factor could not be told apart in them
+SMALL_GAP = 0.25  # less in the fraction converged is not "stops where LaProp still does"
+
+# What each optimizer did under one setting: (optimizer, sigma, phase) -> steps indexed by seed.
+Arms = Mapping[tuple[str, float, str], pd.Series]
+
+
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    sentence: str
+    source: str
+    experiment: str
+    supported_by: str
+    contradicted_by: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    claim: str
+    setting: str
+    verdict: str
+    effect: float = math.nan
+    effect_unit: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0  # report seeds
+    budget: str = ""
+    p_value: float = math.nan  # two-sided; NaN where there is no test
+    p_holm: float = math.nan  # over all verdicts of the experiment; NaN before `settle`
+    refused: str = ""  # why the fairness gate refused
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one optimizer was given before it is compared with others."""
+
+    optimizer: str
+    trials: int  # settings tried
+    tuning_seeds: tuple[int, ...]
+    knobs: tuple[str, ...]  # hyper-parameters tuned
+    steps: int
+    report_seeds: tuple[int, ...]
+    on_edge: tuple[str, ...] = ()  # where the best setting lies on the edge of its grid
+    # Settings not tuned that must agree where two optimizers both have them.
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+def _rosenbrock(id: str, sentence: str, supported_by: str, contradicted_by: str) -> Claim:
+    source = "experiment on the Rosenbrock function with noise added to the gradient"
+    return Claim(id, sentence, source, "rosenbrock_noise", supported_by, contradicted_by)
+
+
+def _fastest(id: str, sentence: str, rivals: str) -> Claim:
+    steps = f"restricted mean steps, averaged over the noise levels from {LARGE_NOISE} on,"
+    return _rosenbrock(
+        id,
+        f"With much noise LaProp is the fastest {sentence}.",
+        f"{steps} are smaller for LaProp than for each of the {rivals}",
+        f"{steps} are larger for LaProp than for the best of the {rivals} on the tuning seeds",
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    _rosenbrock(
+        "rosenbrock_alike_at_small_noise",
+        "With little gradient noise LaProp, Adam and AMSGrad take about equally long.",
+        f"at every noise level above 0 up to {SMALL_NOISE} and for every pair of the three, the "
+        f"ratio of the median steps lies within a factor {ALIKE_FACTOR} of one (equivalence test)",
+        "for one of the pairs, where it is farthest apart on the tuning seeds, the ratio lies "
+        "beyond that factor (corrected for the three pairs)",
+    ),
+    _fastest(
+        "rosenbrock_fastest_adaptive",
+        "of the adaptive methods with momentum (Adam, AMSGrad, RAdam, AdaBound)",
+        "four rivals",
+    ),
+    _fastest(
+        "rosenbrock_fastest_of_all", "of all optimizers compared, signSGD among them", "rivals"
+    ),
+    _rosenbrock(
+        "rosenbrock_still_converges",
+        "As the noise grows, Adam and AMSGrad stop converging where LaProp still does.",
+        "against each of the two, at the noise level with the widest gap on the tuning seeds, "
+        "LaProp converges for more seeds (exact McNemar test)",
+        "against one of the two, LaProp's lead in the fraction converged is below "
+        f"{SMALL_GAP} at every noise level",
+    ),
+)
+
+
+def claims_of(experiment: str) -> tuple[Claim, ...]:
+    return tuple(claim for claim in CLAIMS if claim.experiment == experiment)
+
+
+# ---------------------------------------------------------------- the fairness gate
+
+
+def gate(budgets: Sequence[Budget]) -> str:
+    """Why these optimizers must not be ranked, or an empty string if they may be."""
+    reasons = []
+    for what in ("trials", "tuning_seeds", "knobs", "steps", "report_seeds"):
+        reasons += _difference(what, {b.optimizer: getattr(b, what) for b in budgets})
+    for name in sorted({name for b in budgets for name in b.fixed}):
+        shared = {b.optimizer: b.fixed[name] for b in budgets if name in b.fixed}
+        reasons += _difference(name, shared)
+    for b in budgets:
+        if b.on_edge:
+            edges = ", ".join(b.on_edge)
+            reasons.append(f"the best of {b.optimizer} lies on the edge of its grid ({edges})")
+    return "; ".join(reasons)
+
+
+def _difference(what: str, values: Mapping[str, object]) -> list[str]:
+    values = {k: tuple(sorted(v)) if isinstance(v, tuple) else v for k, v in values.items()}
+    if len(set(values.values())) < 2:
+        return []
+    shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    return [f"the {what.replace('_', ' ')} differ: {shown}"]
+
+
+def _short(value: object) -> str:
+    if not isinstance(value, tuple):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if len(value) > 3:  # seeds
+        return f"{len(value)} ({value[0]} to {value[-1]})"
+    return " + ".join(map(str, value)) or "none"
+
+
+def budget_text(budgets: Sequence[Budget]) -> str:
+    """The tuning budget of each optimizer in words, one phrase if they are all the same."""
+
+    def words(b: Budget) -> str:
+        tuned = f"{b.trials} {'/'.join(b.knobs)}s x {len(b.tuning_seeds)} seeds"
+        return tuned if b.knobs else "not tuned"
+
+    each = {b.optimizer: words(b) for b in budgets}
+    if len(set(each.values())) > 1:
+        return ", ".join(f"{name} {text}" for name, text in each.items())
+    return words(budgets[0]) + (" each" if budgets[0].knobs else "")
+
+
+# ---------------------------------------------------------------- evidence
+# Each takes the arms of one setting and labels {optimizer: how it is printed}, the claim's subject
+# first, and returns what `judge` needs.
+
+
+def alike(
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+) -> dict[str, Any]:
+    """Are all pairs within ALIKE_FACTOR at all noise levels?"""
+
+    def median(name: str, sigma: float) -> float:  # beyond the horizon: picked as the horizon
+        return min(statistics.censored_median(arms[name, sigma, "tune"], horizon), horizon)
+
+    pairs = list(combinations(labels, 2))
+    largest, far, equivalence = {}, {}, 0.0
+    for pair in pairs:
+        apart = {s: sorted(((median(name, s), name) for name in pair), reverse=True)
+                 for s in sigmas}  # fmt: skip
+        chosen = max(sigmas, key=lambda s, apart=apart: apart[s][0][0] / apart[s][1][0])
+        slow, fast = (name for _, name in apart[chosen])
+        largest[pair] = 0.0
+        for sigma in sigmas:
+            samples = _paired(arms, slow, fast, sigma)
+            ratio = statistics.ratio_of_medians(*samples, horizon, seed=seed)
+            outside = max(ratio.p_above(1 / ALIKE_FACTOR), ratio.p_below(ALIKE_FACTOR))
+            equivalence = max(equivalence, outside)
+            fold = max(ratio.value, 1 / ratio.value) if ratio.value > 0 else math.inf
+            largest[pair] = max(largest[pair], fold)
+            if sigma == chosen:
+                far[slow, fast, sigma] = (ratio.p_above(ALIKE_FACTOR), -fold, ratio)
+    shown = min(far, key=lambda key: far[key][:2])
+    (slow, fast, sigma), (p, _, ratio) = shown, far[shown]
+    each = ", ".join(f"{labels[a]} and {labels[b]} {number(largest[a, b])}" for a, b in pairs)
+    return {
+        "p_for": equivalence,
+        "p_against": min(1.0, len(pairs) * p),  # Bonferroni over the pairs
+        "effect": ratio,
+        "effect_unit": f"times the median steps ({labels[slow]} / {labels[fast]}, σ = {sigma:g})",
+        "sentence": f"At σ = {sigma:g} {labels[slow]} takes {number(ratio.value)} times the median "
+        f"steps of {labels[fast]} (alike: below {ALIKE_FACTOR}). Largest ratio of each pair up to "
+        f"σ = {max(sigmas):g}: {each}.",
+    }
+
+
+def fastest(
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+) -> dict[str, Any]:
+    """Does the subject take the fewest steps, averaged over the noise levels?"""
+    subject, *rivals = labels
+
+    def mean(name: str, phase: str) -> float:
+        means = [statistics.restricted_mean(arms[name, s, phase], horizon) for s in sigmas]
+        return float(np.mean(means))
+
+    saved = {}
+    for rival in rivals:
+        pairs = [_paired(arms, rival, subject, sigma) for sigma in sigmas]
+        each = [np.fmin(a, horizon) - np.fmin(b, horizon) for a, b in pairs]  # NaN: the horizon
+        saved[rival] = statistics.mean_interval(np.mean(each, axis=0), seed=seed)
+    best = min(rivals, key=lambda name: mean(name, "tune"))
+    more = "fewer" if saved[best].value >= 0 else "more"
+    means = ", ".join(f"{labels[name]} {number(mean(name, 'report'))}" for name in labels)
+    beaten = [labels[name] for name in rivals if saved[name].low > 0]
+    return {
+        "p_for": max(s.p_above(0) for s in saved.values()),
+        "p_against": saved[best].p_below(0),
+        "effect": saved[best],
+        "effect_unit": f"steps saved against {labels[best]} (mean over σ from {min(sigmas):g})",
+        "sentence": f"Averaged over σ from {min(sigmas):g} to {max(sigmas):g}, {labels[subject]} "
+        f"takes {number(abs(saved[best].value))} steps {more} than {labels[best]}, the best of the "
+        f"others. Restricted mean steps: {means}. Ahead of, each with a 95% interval above 0: "
+        f"{', '.join(beaten) or 'none'}.",
+    }
+
+
+def still_converges(
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+) -> dict[str, Any]:
+    """Does each rival stop converging at a noise level where the subject still does?"""
+    del horizon, seed  # the tests are exact or closed forms
+    subject, *rivals = labels
+
+    def share(name: str, sigma: float, phase: str) -> float:
+        return float(arms[name, sigma, phase].notna().mean())
+
+    def gap(rival: str, sigma: float) -> float:
+        return share(subject, sigma, "tune") - share(rival, sigma, "tune")
+
+    def outcomes(rival: str, sigma: float) -> tuple[Any, Any]:
+        a, b = _paired(arms, subject, rival, sigma)
+        return np.isfinite(a), np.isfinite(b)
+
+    widest = {rival: max(sigmas, key=lambda s, r=rival: gap(r, s)) for rival in rivals}
+    closest = min(rivals, key=lambda r: gap(r, widest[r]))
+    told = "; ".join(
+        f"{labels[subject]} {share(subject, s, 'report'):.0%} against {labels[r]} "
+        f"{share(r, s, 'report'):.0%} at σ = {s:g}"
+        for r, s in widest.items()
+    )
+    return {
+        "p_for": max(statistics.mcnemar_exact(*outcomes(r, s), alternative="greater")
+                     for r, s in widest.items()),
+        "p_against": max(statistics.p_fraction_difference_below(*outcomes(closest, s), SMALL_GAP)
+                         for s in sigmas),
+        "effect": statistics.difference_of_fractions(*outcomes(closest, widest[closest])),
+        "effect_unit": f"difference of the fractions converged ({labels[subject]} − "
+        f"{labels[closest]}, σ = {widest[closest]:g})",
+        "sentence": f"Seeds that converge, where the gap is widest: {told}.",
+    }  # fmt: skip
+
+
+def _paired(arms: Arms, a: str, b: str, sigma: float) -> tuple[Any, Any]:
+    left, right = arms[a, sigma, "report"], arms[b, sigma, "report"]
+    return statistics.align(list(left.index), left, list(right.index), right)
+
+
+# ---------------------------------------------------------------- from evidence to verdict
+
+
+def judge(
+    claim: Claim,
+    setting: str,
+    *,
+    p_for: float,
+    p_against: float,
+    effect: Estimate,
+    effect_unit: str,
+    budget: str,
+    sentence: str,
+) -> Verdict:
+    """The verdict before correction; `settle` must follow once all verdicts are there.
+
+    p_for and p_against are one-sided: small p_for speaks for the claim, small p_against against.
+    """
+    if effect.n < MIN_SEEDS:
+        return inconclusive(claim, setting, few_seeds(effect.n), n=effect.n, budget=budget)
+    p = min(1.0, 2 * min(p_for, p_against))
+    direction = SUPPORTED if p_for < p_against else CONTRADICTED
+    verdict = direction if p <= ALPHA else INCONCLUSIVE
+    return Verdict(
+        claim.id, setting, verdict, effect.value, effect_unit, effect.low, effect.high, effect.n,
+        budget, p_value=p, sentence=sentence,
+    )  # fmt: skip
+
+
+def few_seeds(n: int) -> str:
+    return f"{n} report seeds are too few for a ranking (at least {MIN_SEEDS})"
+
+
+def inconclusive(
+    claim: Claim, setting: str, reason: str, *, n: int = 0, budget: str = "", refused: bool = False
+) -> Verdict:
+    """A verdict without numbers: the reason stands in the place of the ranking."""
+    return Verdict(
+        claim.id, setting, INCONCLUSIVE, n=n, budget=budget, refused=reason if refused else "",
+        sentence=f"No ranking: {reason}.",
+    )  # fmt: skip
+
+
+def settle(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Holm's correction over all verdicts that rest on a test; those that fail it fall back."""
+    settled = list(verdicts)
+    tested = [i for i, v in enumerate(verdicts) if not math.isnan(v.p_value)]
+    for i, p in zip(tested, holm([verdicts[i].p_value for i in tested]), strict=True):
+        v = replace(verdicts[i], p_holm=float(p))
+        if p > ALPHA and v.verdict != INCONCLUSIVE:
+            note = f" Not significant after correction for {len(tested)} tests."
+            v = replace(v, verdict=INCONCLUSIVE, sentence=v.sentence + note)
+        settled[i] = v
+    return settled
+
+
+# ---------------------------------------------------------------- rendering
+
+
+def to_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(v) for v in verdicts], columns=list(Verdict.__dataclass_fields__))
+
+
+def from_frame(frame: pd.DataFrame) -> list[Verdict]:
+    """The verdicts of a frame, also of one read back from CSV (where an empty text is NaN)."""
+    texts = [name for name, f in Verdict.__dataclass_fields__.items() if f.type is str]
+    clean = frame.assign(**{name: frame[name].fillna("").astype(str) for name in texts})
+    return [Verdict(**row) for row in clean.to_dict("records")]  # type: ignore[arg-type]
+
+
+def to_markdown(verdicts: Sequence[Verdict]) -> str:
+    """One table row per verdict; a refused or missing ranking shows its reason instead."""
+    sentences = {claim.id: claim.sentence for claim in CLAIMS}
+    lines = [
+        "| claim | setting | verdict | effect (95% interval) | n | tuning | p (Holm) | in words |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for v in verdicts:
+        verdict = f"**{v.verdict}**" + (" (refused)" if v.refused else "")
+        p = "–" if math.isnan(v.p_holm) else f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
+        cells = [sentences.get(v.claim, v.claim), v.setting, verdict, _effect(v), str(v.n),
+                 v.budget, p, v.sentence]  # fmt: skip
+        lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def frame_to_markdown(frame: pd.DataFrame) -> str:
+    return to_markdown(from_frame(frame))
+
+
+def to_text(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts for a terminal, each with its sentence below it."""
+    return "\n".join(
+        f"{v.verdict:12}  {v.claim}, {v.setting}: {_effect(v)}, n = {v.n}\n{'':14}{v.sentence}"
+        for v in verdicts
+    )
+
+
+def _effect(v: Verdict) -> str:
+    shown = f"{number(v.effect)} ({number(v.low)} to {number(v.high)}) {v.effect_unit}"
+    return shown if v.effect_unit else "–"
+
+
+def number(value: float) -> str:
+    """A number for a reader: thousands with a comma, small ones with two digits."""
+    if math.isnan(value):
+        return "unknown"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return text.replace("inf", "∞").replace("-", "−")

@@ -1,0 +1,437 @@
+"""Noisy Rosenbrock: the tables, the verdicts and the figure of the paper's toy experiment.
+
+Reproduced: steps to the minimum against the noise level sigma. Added to the paper: signSGD,
+intervals, and a learning rate tuned per optimizer and noise level on seeds of their own ("tuned",
+beside the paper's equal setting, "common"). Steps to the target are censored at the horizon. A
+replica that diverges within the horizon has not converged, even if it flew past the minimum
+before: it counts as censored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+
+from scripts import claims, statistics
+from scripts.claims import LARGE_NOISE, SMALL_NOISE, Arms, Budget, Claim, Verdict
+from scripts.figures import style
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]  # what `config` returns
+
+SETTINGS = ("common", "tuned")
+SUBJECT, COUSINS = "laprop", ("adam", "amsgrad")
+ADAPTIVE = ("adam", "amsgrad", "radam", "adabound")
+# Gradients here are of order 0.1 to 100: an eps below this changes no update visibly.
+NEGLIGIBLE_EPS = 1e-6
+BOOTSTRAP_SEED = 20200212
+VIEW = (-0.35, 1.35)  # x and y of the contour panels
+
+_CELL = ["optimizer", "lr", "phase", "sigma", "seed"]
+_NEEDED = [*_CELL, "run", "beta1", "beta2", "replica", "step", "metric", "value"]
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the analysis needs of the experiment's resolved configuration.
+
+    ``steps`` is the horizon of the setting "common", ``tuning_steps`` that of "tuned".
+    """
+    optimizers = [name for sweep in values["sweeps"].values() for name in sweep["optimizer"]]
+    return {
+        "scale": values["scale"],
+        "steps": values["steps"],
+        "tuning_steps": values["tuning_steps"],
+        "tol": values["task"]["tol"],
+        "sigmas": values["task"]["sigma"],
+        "path_sigmas": values["path_sigma"],
+        "common_lr": values["common_lr"],
+        "optimizers": style.in_order(optimizers),
+    }
+
+
+def _horizon(setting: str, config: Config) -> int:
+    return config["steps"] if setting == "common" else config["tuning_steps"]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds."""
+    whole = _outcomes(tidy, config)
+    tuning = _tuning(_cut(whole, _horizon("tuned", config)), config)
+    rows = []
+    for setting in SETTINGS:
+        horizon = _horizon(setting, config)
+        outcomes = _cut(whole, horizon)
+        cells = _cells(outcomes)
+        lrs = _lrs(setting, tuning, outcomes, config)
+        for (optimizer, sigma), lr in lrs.items():
+            cell = cells.get((optimizer, lr, "report", sigma))
+            if cell is None:
+                continue
+            median = statistics.median_interval(cell.steps, horizon, seed=BOOTSTRAP_SEED)
+            converged = int(cell.steps.notna().sum())
+            low, high = statistics.wilson_interval(converged, median.n)
+            rows.append({
+                "setting": setting, "optimizer": optimizer, "sigma": sigma, "lr": lr,
+                "beta1": cell.beta1.iloc[0], "beta2": cell.beta2.iloc[0], "n": median.n,
+                "converged": converged, "fraction": converged / median.n,
+                "fraction_low": low, "fraction_high": high, "median_steps": median.value,
+                "median_low": median.low, "median_high": median.high,
+            })  # fmt: skip
+    if not rows:
+        raise ValueError("no run on report seeds: nothing to summarize")
+    return {"tuning": tuning, "summary": pd.DataFrame(rows)}
+
+
+def _outcomes(tidy: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """One row per optimizer, lr, phase, sigma and seed with its steps to the target (or NaN)."""
+    missing = [name for name in _NEEDED if name not in tidy]
+    if missing:
+        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+    # categories would multiply in groupby and refuse to be mapped
+    tidy = tidy.astype({name: str for name in ("optimizer", "run", "phase", "metric")})
+    paths = set(tidy.run[tidy.metric.isin(["x", "y"])])
+    rows = _pick(tidy, ~tidy.run.isin(paths))  # path runs are extra and shorter
+    rows = _pick(rows, rows.step == rows.groupby("run").step.transform("max"))
+    outcomes = _pick(rows, rows.metric == "steps_to_tol").rename(columns={"value": "steps"})
+    if outcomes.empty:
+        raise ValueError("the tidy table holds no steps_to_tol of a run without a path")
+    keys = {name: outcomes[name].astype(float).round(12) for name in ("sigma", "lr")}
+    outcomes = outcomes.assign(**keys)  # rounded: they are looked up by value
+    twice = _pick(outcomes, outcomes.duplicated(_CELL))
+    if len(twice):
+        cell = ", ".join(f"{name} {twice.iloc[0][name]}" for name in _CELL)
+        raise ValueError(f"two results for one cell ({cell}): mixed runs or a duplicated seed")
+    keys = ["run", "replica"]
+    diverged = _pick(rows, rows.metric == "diverged_at").set_index(keys).value
+    outcomes["diverged"] = diverged.reindex(outcomes.set_index(keys).index).to_numpy()
+    common = np.isclose(outcomes.lr, config["common_lr"]) & outcomes.beta1.notna()
+    horizon = np.where(common, config["steps"], config["tuning_steps"])
+    unfinished = (outcomes.step < horizon) & outcomes.steps.isna() & outcomes.diverged.isna()
+    if unfinished.any():
+        row = outcomes[unfinished].iloc[0]
+        raise ValueError(f"run {row.run} ({row.optimizer}, lr {row.lr:g}) ends at step {row.step}, "
+                         f"before its horizon, with replicas still on their way")  # fmt: skip
+    late = outcomes.steps > outcomes.step
+    if late.any():
+        row = outcomes[late].iloc[0]
+        raise ValueError(f"run {row.run} has a replica that reached the target at step "
+                         f"{row.steps:.0f}, after its last step {row.step}")  # fmt: skip
+    seeds = outcomes.groupby(["optimizer", "phase", "lr", "sigma"]).seed.agg(frozenset)
+    uneven = seeds.groupby(level=[0, 1]).nunique()
+    if (uneven > 1).any():
+        optimizer, phase = uneven.idxmax()
+        raise ValueError(f"the {phase} seeds of {optimizer} differ between its lrs or sigmas")
+    order = [*config["optimizers"], *sorted(set(outcomes.optimizer) - set(config["optimizers"]))]
+    rank = outcomes.optimizer.map({name: i for i, name in enumerate(order)})
+    return outcomes.assign(rank=rank).sort_values(["rank", *_CELL[1:]], ignore_index=True)
+
+
+def _cut(outcomes: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """As if every run had been watched for ``horizon`` steps only."""
+    converged = (outcomes.steps <= horizon) & ~(outcomes.diverged <= horizon)
+    return outcomes.assign(steps=outcomes.steps.where(converged))
+
+
+def _pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
+    return cast(pd.DataFrame, frame[mask])
+
+
+def _cells(outcomes: pd.DataFrame) -> dict[tuple[str, float, str, float], pd.DataFrame]:
+    groups = outcomes.groupby(["optimizer", "lr", "phase", "sigma"])
+    return {cast(Any, key): cell for key, cell in groups}
+
+
+def _tuning(outcomes: pd.DataFrame, config: Config) -> pd.DataFrame:
+    tune = outcomes[outcomes.phase == "tune"]
+    horizon = _horizon("tuned", config)
+    rows = []
+    for key, cells in tune.groupby(["rank", "optimizer", "sigma"]):
+        _, optimizer, sigma = cast(tuple[int, str, float], key)
+        arms = {cast(float, lr): arm.steps.to_numpy() for lr, arm in cells.groupby("lr")}
+        means = {lr: statistics.restricted_mean(arm, horizon) for lr, arm in arms.items()}
+        # of exactly equal ones (nothing converges) the one nearest the common setting
+        best = min(arms, key=lambda lr: (means[lr], abs(np.log(lr / config["common_lr"])), lr))
+        tied = {lr: _tied(arm, arms[best], horizon) for lr, arm in arms.items()}
+        grid = list(arms)
+        interior = any(tied[lr] for lr in grid[1:-1])
+        reached = any(np.isfinite(arm).any() for arm in arms.values())
+        for lr, arm in arms.items():
+            rows.append({
+                "optimizer": optimizer, "sigma": sigma, "lr": lr, "n": len(arm),
+                "restricted_mean": means[lr],
+                "median_steps": statistics.censored_median(arm, horizon),
+                "fraction": float(np.isfinite(arm).mean()), "chosen": lr == best,
+                "tied": tied[lr] and sum(tied.values()) > 1,
+                "on_edge": lr == best and lr in (grid[0], grid[-1]) and reached and not interior,
+            })  # fmt: skip
+    columns = "optimizer sigma lr n restricted_mean median_steps fraction chosen tied on_edge"
+    return pd.DataFrame(rows, columns=columns.split(" "))
+
+
+def _tied(arm: np.ndarray, best: np.ndarray, horizon: float) -> bool:
+    """Whether the tuning seeds cannot tell this lr from the best: a lucky hit or two of a setting
+    that otherwise never converges must not decide where in its grid the best one lies."""
+    worse = statistics.difference_of_restricted_means(arm, best, horizon, seed=BOOTSTRAP_SEED)
+    if worse.n < statistics.MIN_SEEDS:
+        return worse.value == 0
+    return worse.low <= 0
+
+
+def _lrs(
+    setting: str, tuning: pd.DataFrame, outcomes: pd.DataFrame, config: Config
+) -> dict[tuple[str, float], float]:
+    """The learning rate of each optimizer at each noise level under a setting."""
+    if setting == "tuned":
+        best = _pick(tuning, tuning.chosen.astype(bool))
+        return {(o, s): lr for o, s, lr in best[["optimizer", "sigma", "lr"]].to_numpy()}
+    # the setting includes the betas: an optimizer without two has no part in it
+    common = np.isclose(outcomes.lr, config["common_lr"]) & outcomes.beta1.notna()
+    common = _pick(outcomes, common)
+    cells = common.sort_values(["rank", "sigma"])[["optimizer", "sigma", "lr"]].to_numpy()
+    return {(optimizer, sigma): lr for optimizer, sigma, lr in cells}
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    """Every claim of this experiment under both settings, corrected for their number."""
+    whole = _outcomes(tidy, config)
+    # at sigma 0 all seeds are one and the same run: no statement over seeds exists there
+    small = [s for s in config["sigmas"] if 1e-9 < s <= SMALL_NOISE + 1e-9]
+    large = [s for s in config["sigmas"] if s >= LARGE_NOISE - 1e-9]
+    others = [o for o in config["optimizers"] if o != SUBJECT]
+    plans = {
+        "rosenbrock_alike_at_small_noise": (claims.alike, COUSINS, small),
+        "rosenbrock_fastest_adaptive": (claims.fastest, ADAPTIVE, large),
+        "rosenbrock_fastest_of_all": (claims.fastest, others, large),
+        "rosenbrock_still_converges": (claims.still_converges, COUSINS, config["sigmas"]),
+    }
+    betaless = set(whole.optimizer[whole.beta1.isna()])
+    views = {setting: _cut(whole, _horizon(setting, config)) for setting in SETTINGS}
+    cells = {setting: _cells(outcomes) for setting, outcomes in views.items()}
+    found = []
+    for claim in claims.claims_of("rosenbrock_noise"):
+        judge, rivals, sigmas = plans[claim.id]
+        sigmas = [round(float(s), 12) for s in sigmas]
+        for setting in SETTINGS:
+            lrs = _lrs(setting, tables["tuning"], views[setting], config)
+            if setting == "common" and set(rivals) & betaless:
+                continue  # that setting does not exist for one of the rivals
+            found.append(_verdict(judge, claim, setting, rivals, sigmas, lrs, cells[setting],
+                                  tables["tuning"], config))  # fmt: skip
+    return claims.settle(found)
+
+
+def _verdict(
+    judge: Any, claim: Claim, setting: str, rivals: Sequence[str], sigmas: Sequence[float],
+    lrs: Mapping[tuple[str, float], float], cells: Mapping[Any, pd.DataFrame],
+    tuning: pd.DataFrame, config: Config,
+) -> Verdict:  # fmt: skip
+    """Refuse where something is missing or unfair, judge otherwise."""
+    if not sigmas:
+        return claims.inconclusive(claim, setting, "no noise level in the range of the claim")
+    compared = [SUBJECT, *rivals]
+    arms, runs = {}, {}
+    for optimizer in compared:
+        for sigma in sigmas:
+            for phase in ("tune", "report"):
+                cell = cells.get((optimizer, lrs.get((optimizer, sigma)), phase, sigma))
+                if cell is None:
+                    reason = f"no {phase} runs of {optimizer} at σ = {sigma:g}"
+                    return claims.inconclusive(claim, setting, reason)
+                arms[optimizer, sigma, phase] = cell.set_index("seed").steps
+                runs[optimizer] = cell
+    budgets = [_budget(o, setting, sigmas, arms, runs[o], tuning, config) for o in compared]
+    text, n = claims.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
+    if n < statistics.MIN_SEEDS:
+        return claims.inconclusive(claim, setting, claims.few_seeds(n), n=n, budget=text)
+    if refusal := claims.gate(budgets):
+        return claims.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+    labels = {o: style.mark(o).label for o in compared}
+    horizon = _horizon(setting, config)
+    evidence = judge(arms, labels, sigmas, horizon, seed=BOOTSTRAP_SEED)
+    return claims.judge(claim, setting, budget=text, **evidence)
+
+
+def _budget(
+    optimizer: str, setting: str, sigmas: Sequence[float], arms: Arms, runs: pd.DataFrame,
+    tuning: pd.DataFrame, config: Config,
+) -> Budget:  # fmt: skip
+    names = [name for name in ("beta1", "beta2", "eps") if name in runs]
+    fixed = {name: float(runs[name].iloc[0]) for name in names}
+    if fixed.get("eps", 1.0) < NEGLIGIBLE_EPS:
+        fixed["eps"] = 0.0  # as good as none, and so equal to any other such
+    budget = Budget(
+        optimizer=optimizer, trials=1, tuning_seeds=(), knobs=(),
+        steps=_horizon(setting, config),
+        report_seeds=tuple(int(s) for s in arms[optimizer, sigmas[0], "report"].index),
+        fixed={name: value for name, value in fixed.items() if not np.isnan(value)},
+    )  # fmt: skip
+    if setting == "common":
+        return budget
+    tried = _pick(tuning, (tuning.optimizer == optimizer) & tuning.sigma.isin(sigmas))
+    edges = _pick(tried, tried.on_edge.astype(bool))
+    return replace(
+        budget,
+        trials=len(set(tried.lr)),
+        tuning_seeds=tuple(int(s) for s in arms[optimizer, sigmas[0], "tune"].index),
+        knobs=("lr",),
+        on_edge=tuple(
+            f"lr {lr:g} at σ = {sigma:g}" for lr, sigma in edges[["lr", "sigma"]].to_numpy()
+        ),
+    )
+
+
+# ---------------------------------------------------------------- figure
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    """Steps and fraction converged against sigma under both settings, and paths on the contour."""
+    summary = tables["summary"]
+    names = style.in_order(summary.optimizer)
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 9.2))
+        fig.text(0.01, 0.99, "Noisy Rosenbrock: steps to the minimum against gradient noise",
+                 fontsize=11, fontweight="bold", va="top")  # fmt: skip
+        marks = [style.mark(name) for name in names]
+        lines = [Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.linestyle,
+                        linewidth=m.width)
+                 for m in marks]  # fmt: skip
+        fig.legend(lines, [m.label for m in marks], loc="upper center",
+                   bbox_to_anchor=(0.54, 0.973), ncols=min(len(names), 6), frameon=False,
+                   handlelength=3.4, columnspacing=1.5)  # fmt: skip
+        grid = fig.add_gridspec(2, 2, left=0.09, right=0.99, top=0.91, bottom=0.46, hspace=0.09,
+                                wspace=0.06, height_ratios=(1.6, 1))  # fmt: skip
+        floor = 0.7 * min(summary.median_steps.min(), config["steps"] / 2)
+        titles = {"common": f"a  common: lr {config['common_lr']:g}",
+                  "tuned": "b  tuned: best lr per optimizer and σ"}  # fmt: skip
+        for column, setting in enumerate(SETTINGS):
+            part = _pick(summary, summary.setting == setting)
+            steps = fig.add_subplot(grid[0, column])
+            fraction = fig.add_subplot(grid[1, column])
+            _steps_panel(steps, part, names, config, floor, _horizon(setting, config))
+            _fraction_panel(fraction, part, names, config)
+            steps.set_title(titles[setting], loc="left")
+            for ax in (steps, fraction):
+                ax.yaxis.set_label_coords(-0.15, 0.5)
+                if column:
+                    ax.set_ylabel("")
+                    ax.tick_params(labelleft=False)
+        _path_panels(fig, tidy, names, config)
+        fig.text(0.01, 0.008, _caption(summary, tables["tuning"], config), fontsize=7,
+                 va="bottom", linespacing=1.3)  # fmt: skip
+    return fig
+
+
+def _steps_panel(
+    ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config, floor: float, horizon: int
+) -> None:
+    for name, shift in style.dodged(names, config["sigmas"]):
+        cells = _pick(part, part.optimizer == name).sort_values(by="sigma")
+        style.intervals(ax, cells.sigma + shift, cells.median_steps, cells.median_low,
+                        cells.median_high, style.mark(name), ceiling=horizon)  # fmt: skip
+    ax.axhline(horizon, color="#555555", linewidth=0.8, zorder=1)
+    ax.annotate(f"horizon {horizon:,}", (0.012, horizon), xycoords=("axes fraction", "data"),
+                xytext=(0, -3), textcoords="offset points", va="top", color="#555555",
+                fontsize=7)  # fmt: skip
+    ax.set(yscale="log", ylim=(floor, config["steps"] * 1.7),
+           ylabel=f"median steps to distance < {config['tol']:g}")  # fmt: skip
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    style.level_axis(ax, config["sigmas"])
+    ax.tick_params(labelbottom=False)
+
+
+def _fraction_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config) -> None:
+    for name, shift in style.dodged(names, config["sigmas"]):
+        cells = _pick(part, part.optimizer == name).sort_values(by="sigma")
+        style.intervals(ax, cells.sigma + shift, cells.fraction, cells.fraction_low,
+                        cells.fraction_high, style.mark(name))  # fmt: skip
+    ax.set(ylim=(-0.04, 1.04), ylabel="fraction converged", xlabel="noise level σ")
+    style.level_axis(ax, config["sigmas"])
+
+
+def _path_panels(fig: Figure, tidy: pd.DataFrame, names: Sequence[str], config: Config) -> None:
+    """One small contour per optimizer and noise level; all share their axes."""
+    rows = _pick(tidy, tidy.metric.isin(["x", "y"])).astype({"optimizer": str, "metric": str})
+    if rows.empty:
+        fig.text(0.5, 0.25, "no paths were recorded", ha="center", color="#555555")
+        return
+    keys = ["optimizer", "sigma", "seed", "step"]
+    paths = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
+    sigmas = sorted(config["path_sigmas"])
+    grid = fig.add_gridspec(len(sigmas), len(names), left=0.09, right=0.99, top=0.352, bottom=0.098,
+                            hspace=0.08, wspace=0.08)  # fmt: skip
+    x, y = np.meshgrid(np.linspace(*VIEW, 120), np.linspace(*VIEW, 120))
+    height = np.log10((1 - x) ** 2 + 100 * (y - x * x) ** 2 + 1e-4)
+    for i, sigma in enumerate(sigmas):
+        for j, name in enumerate(names):
+            ax = fig.add_subplot(grid[i, j])
+            ax.contour(x, y, height, levels=np.arange(-2.5, 3, 0.5), colors="#BDBDBD",
+                       linewidths=0.5, linestyles="-")  # fmt: skip
+            here = _pick(paths, (paths.optimizer == name) & np.isclose(paths.sigma, sigma))
+            _path(ax, here, style.mark(name).colour, config["tol"])
+            ax.set(xlim=VIEW, ylim=VIEW, aspect="equal", xticks=[0, 1],
+                   yticks=[0, 1])  # fmt: skip
+            ax.grid(False)
+            ax.spines[["top", "right"]].set_visible(True)
+            ax.tick_params(labelleft=j == 0, labelbottom=i == len(sigmas) - 1, pad=2)
+            if i == 0:
+                ax.set_title(style.mark(name).label, fontsize=8, pad=3)
+            if i == len(sigmas) - 1:
+                ax.set_xlabel("x", labelpad=0)
+            if j == 0:
+                ax.set_ylabel(f"σ = {sigma:g}\ny", labelpad=1)
+    seeds = ", ".join(str(s) for s in sorted(set(paths.seed)))
+    fig.text(0.09, 0.388, f"c  Paths of the first {int(paths.step.max()):,} steps: lr "
+             f"{config['common_lr']:g}, seed {seeds}", fontsize=9)  # fmt: skip
+
+
+def _path(ax: Axes, path: pd.DataFrame, colour: str, tol: float) -> None:
+    path = path.sort_values(by="step")
+    ax.add_patch(Circle((1, 1), tol, fill=False, linewidth=0.8, color="black", zorder=4))
+    ax.plot(1, 1, marker="*", color="black", markersize=5, zorder=4)
+    x, y = np.r_[0.0, path.x], np.r_[0.0, path.y]  # every path starts at (0, 0)
+    inside = np.isfinite(x) & np.isfinite(y)
+    # far points would overflow the renderer; clipping them keeps the direction of the exit
+    x, y = np.clip(x[inside], -9, 9), np.clip(y[inside], -9, 9)
+    ax.plot(x, y, color=colour, linewidth=0.8, zorder=3)
+    ax.plot(0, 0, marker="o", color="black", markersize=3.5, zorder=5)
+    if path.empty:
+        ax.text(0.5, 0.5, "no path", ha="center", color="#555555", fontsize=7)
+    elif max(abs(x[-1]), abs(y[-1])) > VIEW[1]:
+        ax.text(0.97, 0.03, "leaves", transform=ax.transAxes, ha="right", fontsize=7)
+    else:
+        ax.plot(x[-1], y[-1], marker="s", color=colour, mec="black", mew=0.7, markersize=4,
+                zorder=5)  # fmt: skip
+
+
+def _caption(summary: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str:
+    def span(counts: pd.Series) -> str:
+        low, high = counts.min(), counts.max()
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+    pairs = summary[["beta1", "beta2"]].dropna().drop_duplicates().itertuples(index=False)
+    betas = " and ".join(f"({b1:g}, {b2:g})" for b1, b2 in pairs)
+    tuned = "Nothing was tuned."
+    if len(tuning):
+        grid = ", ".join(f"{lr:g}" for lr in sorted(set(tuning.lr)))
+        tuned = f"Tuned: lr from {{{grid}}} on {span(tuning.n)} other seeds."
+    return (
+        f"Scale {config['scale']}: n = {span(summary.n)} seeds per point; (μ, ν) = {betas} where an optimizer has two betas.\n{tuned} "
+        f"Bars: 95% intervals (medians: bootstrap over seeds, fractions: Wilson).\n"
+        f"Open marks with an arrow: the median lies beyond the horizon. Marks are shifted sideways "
+        f"so that none hides another.\nc: ● start (0, 0), ★ minimum (1, 1), circle: distance "
+        f"{config['tol']:g}, □ end of the path; contours of the noise-free function, evenly "
+        f"spaced in its logarithm."
+    )

@@ -1,0 +1,151 @@
+"""One look for all figures: the mark of each optimizer, matplotlib settings, reproducible files.
+
+Figures are built with `matplotlib.figure.Figure`, never with pyplot, so that nothing needs a
+display and nothing is kept open; importing this module changes no global setting.
+"""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+class Mark(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+    linestyle: Any  # a matplotlib name, or (offset, (on, off, ...))
+    width: float = 1.3
+
+
+# Colours of Okabe and Ito (2008), which stay apart for the colour-blind; markers and line styles
+# keep the optimizers apart in grey too. LaProp, the subject, has the one solid thick vermilion.
+MARKS: Mapping[str, Mark] = MappingProxyType({
+    "laprop": Mark("LaProp", "#D55E00", "o", "-", 2.2),
+    "adam": Mark("Adam", "#0072B2", "s", (0, (6, 1.5))),
+    "amsgrad": Mark("AMSGrad", "#009E73", "^", (0, (3, 1.2))),
+    "radam": Mark("RAdam", "#56B4E9", "D", (0, (1, 1.2))),
+    "adabound": Mark("AdaBound", "#CC79A7", "v", (0, (6, 1.5, 1, 1.5))),
+    "signsgd": Mark("signSGD", "#000000", "X", (0, (4, 1.2, 1, 1.2, 1, 1.2))),
+    "adamw": Mark("AdamW", "#5B3A91", "P", (0, (8, 2))),
+    "sgd": Mark("SGD", "#8C6D1F", "<", (0, (2, 2))),
+    "rmsprop": Mark("RMSprop", "#7F7F7F", ">", (0, (5, 1, 1, 1, 1, 1))),
+})  # fmt: skip
+
+_FALLBACK_COLOURS = ("#B79F00", "#A50F15", "#4D4D4D", "#2B8C3E", "#4A1486")
+_FALLBACK_MARKERS = ("*", "h", "p", "d", "8")
+
+# For `matplotlib.rc_context(RC)`. Text stays text in PDF and SVG.
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "laprop",
+    "path.simplify": True,
+    "figure.facecolor": "white",
+}
+
+
+def mark(optimizer: str) -> Mark:
+    """The look of an optimizer; one that is not listed gets one from its name, always the same."""
+    if optimizer in MARKS:
+        return MARKS[optimizer]
+    # not hash(): that differs from process to process
+    digest = hashlib.sha256(optimizer.encode()).digest()
+    colour = _FALLBACK_COLOURS[digest[0] % len(_FALLBACK_COLOURS)]
+    marker = _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)]
+    return Mark(optimizer, colour, marker, (0, (2 + digest[2] % 6, 1.5, 1, 1.5)))
+
+
+def in_order(optimizers: Any) -> list[str]:
+    """Optimizers in the order of MARKS, the unlisted ones after them by name; each once."""
+    known = list(MARKS)
+    return sorted(set(optimizers), key=lambda o: (known.index(o) if o in MARKS else len(known), o))
+
+
+def dodged(names: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:
+    """Each name with its shift along an axis of levels, so that no mark hides another."""
+    gap = min(np.diff(sorted(levels)), default=1.0)
+    shifts = (np.arange(len(names)) - (len(names) - 1) / 2) * gap * 0.75 / max(len(names), 1)
+    return list(zip(names, shifts.tolist(), strict=True))
+
+
+def level_axis(ax: Axes, levels: Sequence[float]) -> None:
+    """A tick at each level, with room at both sides for dodged marks."""
+    levels = sorted(levels)
+    margin = 0.6 * min(np.diff(levels), default=1.0)
+    ax.set_xlim(levels[0] - margin, levels[-1] + margin)
+    ax.set_xticks(levels, [f"{level:g}" for level in levels])
+
+
+def intervals(
+    ax: Axes, x: Any, value: Any, low: Any, high: Any, look: Mark, ceiling: float = math.inf
+) -> None:
+    """Points with interval bars; what lies beyond the ceiling is an open mark with an arrow on it.
+
+    The line joins neighbours that are both below the ceiling: a censored value has no height.
+    """
+    x, value, low, high = (np.asarray(column, dtype=float) for column in (x, value, low, high))
+    beyond = ~(value <= ceiling)
+    known = np.where(beyond, np.nan, value)
+    # a thick line runs below the others' marks
+    ax.plot(x, known, color=look.colour, linestyle=look.linestyle, marker=look.marker,
+            linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+    bottom, top = np.minimum(low, ceiling), np.minimum(high, ceiling)
+    ax.vlines(x, bottom, top, color=look.colour, linewidth=0.9, zorder=2)
+    if beyond.any():
+        height = np.full(int(beyond.sum()), ceiling)
+        ax.errorbar(
+            x[beyond], height, yerr=0.22 * height, lolims=True, linestyle="none",
+            color=look.colour, marker=look.marker, markerfacecolor="white", markersize=4.5,
+            elinewidth=0.8, capsize=1.8, zorder=4,
+        )  # fmt: skip
+
+
+def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> list[Path]:
+    """Write PNG (200 dpi) and PDF; the same figure gives the same bytes, each file appears whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # what matplotlib would stamp into the file: its version and the time
+    metadata = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None},
+    }
+    written = []
+    for kind, stamps in metadata.items():
+        target = folder / f"{name}.{kind}"
+        handle, draft = tempfile.mkstemp(prefix=f".{name}.", suffix=f".{kind}", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file, matplotlib.rc_context(RC):
+                fig.savefig(file, format=kind, dpi=200, metadata=stamps)
+            os.chmod(draft, 0o644)  # mkstemp's 0600 would keep others from reading the figure
+            os.replace(draft, target)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+        written.append(target)
+    return written

@@ -1,0 +1,249 @@
+"""Coverage by simulation, references, and what must never happen (a censored time dropped)."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from scripts import statistics as st
+
+SIMULATIONS = 2000
+TWO_POINTS = 0.02
+NAN = float("nan")
+
+
+# ---------------------------------------------------------------- coverage and error rates
+
+
+@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("horizon", [math.inf, 1.2, 0.8, 0.69])
+def test_interval_of_the_median_covers_in_95_of_100(n: int, horizon: float) -> None:
+    # exponential times; the true median log 2 = 0.693 lies just beyond the last horizon, and at the
+    # two in between 30% and 45% of the times are censored
+    rng = np.random.default_rng([n, int(100 * min(horizon, 9))])
+    truth = math.log(2) if math.log(2) < horizon else math.inf
+    cap = min(horizon, 1e9)
+    hits = 0
+    for _ in range(SIMULATIONS):
+        times = rng.exponential(size=n)
+        got = st.median_interval(np.where(times > cap, NAN, times), cap, seed=1, resamples=4000)
+        hits += got.low <= truth <= got.high
+    # beyond the horizon only the lower end can be wrong: half of the errors are left
+    nominal = 0.95 if truth < math.inf else 0.975
+    assert abs(hits / SIMULATIONS - nominal) <= TWO_POINTS, hits / SIMULATIONS
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_paired_differences_cover_and_reject_as_often_as_they_say(n: int) -> None:
+    # restricted means of two optimizers that share the difficulty of a seed; about 20% censored
+    rng = np.random.default_rng(n)
+    simulations = SIMULATIONS if n < 100 else SIMULATIONS // 5
+    hits = above = below = 0
+    for _ in range(simulations):
+        seeds = rng.exponential(size=n)
+        a, b = (seeds + rng.exponential(size=n) for _ in range(2))
+        a, b = (np.where(t > 3, NAN, t) for t in (a, b))
+        got = st.difference_of_restricted_means(a, b, 3, seed=1, resamples=2000)
+        hits += got.low <= 0 <= got.high
+        above += got.p_above(0) <= 0.025
+        below += got.p_below(0) <= 0.025
+    margin = 3 * math.sqrt(0.05 * 0.95 / simulations)
+    assert abs(hits / simulations - 0.95) <= margin
+    assert abs((above + below) / simulations - 0.05) <= margin
+
+
+@pytest.mark.parametrize(
+    ("n", "shared", "least", "most"),
+    [(50, 0.0, 0.93, 0.97), (20, 0.3, 0.95, 1)],
+)
+def test_ratio_of_medians_covers(n: int, shared: float, least: float, most: float) -> None:
+    # what the seeds share makes it conservative: never more false alarms than promised
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(SIMULATIONS // 4):
+        seeds = rng.normal(size=n)
+        a, b = (np.exp(shared * seeds + 0.2 * rng.normal(size=n)) for _ in range(2))
+        got = st.ratio_of_medians(2 * a, b, 100, seed=1, resamples=1000)
+        hits += got.low <= 2 <= got.high
+    assert least <= hits / (SIMULATIONS // 4) <= most
+
+
+def test_wilson_covers_on_average_over_all_fractions() -> None:
+    # exact, no simulation: sum the binomial over the outcomes whose interval covers
+    for n in (20, 200):
+        ends = np.array([st.wilson_interval(k, n) for k in range(n + 1)])
+        p = np.linspace(0.02, 0.98, 97)[:, None]
+        covered = (ends[:, 0] <= p) & (p <= ends[:, 1])
+        coverage = (stats.binom.pmf(np.arange(n + 1), n, p) * covered).sum(axis=1)
+        assert abs(coverage.mean() - 0.95) < 0.01
+        assert coverage.min() > 0.92  # for some fractions it is a little less than promised
+
+
+def test_interval_of_paired_fractions_covers() -> None:
+    # exact over all pairs (only a, only b) of n = 20 seeds
+    n, only_a, only_b = 20, 0.35, 0.10
+    covered = 0.0
+    for x, y in product(range(n + 1), repeat=2):
+        chance = stats.multinomial.pmf([x, y, n - x - y], n, [only_a, only_b, 0.55])
+        if chance > 1e-6:
+            a, b = _pairs(x, y, n)
+            got = st.difference_of_fractions(a, b)
+            covered += chance * (got.low <= only_a - only_b <= got.high)
+    assert abs(covered - 0.95) <= TWO_POINTS
+
+
+# ---------------------------------------------------------------- references
+
+
+def test_references_from_scipy() -> None:
+    for successes, n in ((0, 20), (3, 20), (20, 20), (77, 200)):
+        want = stats.binomtest(successes, n).proportion_ci(method="wilson")
+        assert st.wilson_interval(successes, n) == pytest.approx((want.low, want.high))
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert st.holm(p).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    a, b = _pairs(9, 2, 30)
+    assert st.mcnemar_exact(a, b) == pytest.approx(stats.binomtest(2, 11).pvalue)
+    assert st.mcnemar_exact(a, b, "greater") == pytest.approx(stats.binom.sf(8, 11, 0.5))
+    assert st.mcnemar_exact(b, a, "greater") == pytest.approx(stats.binom.sf(1, 11, 0.5))
+    assert st.mcnemar_exact(*_pairs(0, 0, 5)) == 1.0
+
+
+def test_tango_interval_against_a_published_example_and_the_likelihood() -> None:
+    # airway reactivity, 21 children: 1 only before, 7 only after (Fagerland et al. 2014, table 5)
+    got = st.difference_of_fractions(*_pairs(1, 7, 21))
+    assert (got.low, got.high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    # no disagreement: Delta / (1 - Delta) = z^2 / n, by hand
+    got = st.difference_of_fractions(*_pairs(0, 0, 20))
+    want = 1.959964**2 / (20 + 1.959964**2)
+    assert (got.low, got.high) == pytest.approx((-want, want), abs=1e-6)
+    # the nuisance probability found numerically instead of in closed form
+    x, y, n, delta = 3, 7, 20, 0.25
+
+    def minus_log(q: float) -> float:
+        rest = (n - x - y) * np.log(1 - 2 * q - delta)
+        return -(x * np.log(q + delta) + y * np.log(q) + rest)
+
+    q = optimize.minimize_scalar(minus_log, bounds=(1e-9, 0.375 - 1e-9), method="bounded").x
+    score = (x - y - n * delta) / math.sqrt(n * (2 * q + delta - delta**2))
+    got = st.p_fraction_difference_below(*_pairs(x, y, n), delta)
+    assert got == pytest.approx(stats.norm.cdf(score), rel=1e-3)
+    swapped = st.difference_of_fractions(*_pairs(7, 1, 21))
+    assert (swapped.low, swapped.high) == pytest.approx((0.026, 0.517), abs=5e-4)
+
+
+def test_bootstrap_of_a_mean_against_scipy() -> None:
+    values = np.random.default_rng(5).gamma(3, size=200)
+    got = st.mean_interval(values, seed=1)
+    want = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile",
+                           rng=np.random.default_rng(2)).confidence_interval  # fmt: skip
+    width = want.high - want.low
+    assert got.low == pytest.approx(want.low, abs=0.05 * width)
+    assert got.high == pytest.approx(want.high, abs=0.05 * width)
+
+
+def test_p_value_and_interval_agree() -> None:
+    values = np.random.default_rng(6).normal(size=20)
+    got = st.mean_interval(values, seed=1)
+    assert got.p_above(got.low - 1e-3) <= 0.0255 < 0.0245 + got.p_above(got.low + 1e-3)
+    assert got.p_below(got.high + 1e-3) <= 0.0255 < 0.0245 + got.p_below(got.high - 1e-3)
+    assert got.p_above(got.low - 0.2) < 0.02 and got.p_above(got.low + 0.2) > 0.03
+
+
+def test_same_seed_same_interval_another_seed_another() -> None:
+    values = np.random.default_rng(7).exponential(size=50)
+    assert st.mean_interval(values, seed=1) == st.mean_interval(values, seed=1)
+    assert st.mean_interval(values, seed=1) != st.mean_interval(values, seed=2)
+
+
+# ---------------------------------------------------------------- censoring
+
+
+def test_a_median_needs_more_than_half() -> None:
+    assert st.censored_median([1, 2, 3, NAN, NAN], 10) == 3
+    assert st.censored_median([1, 2, 3, NAN, NAN, NAN], 10) == math.inf  # exactly half
+    assert st.censored_median([1, 2, 3, 4, NAN, NAN], 10) == 3.5
+    assert st.censored_median([NAN], 10) == math.inf
+
+
+def test_a_censored_time_counts_and_more_of_them_never_look_faster() -> None:
+    reached = list(range(1, 21))
+    assert st.restricted_mean([*reached, NAN], 100) == pytest.approx((sum(reached) + 100) / 21)
+    assert st.median_interval([*reached, NAN], 100, seed=1).n == 21
+    last = st.median_interval(reached, 100, seed=1)
+    for censored in range(1, 21):
+        times = [*reached[:-censored], *[NAN] * censored]
+        got = st.median_interval(times, 100, seed=1)
+        assert got.n == 20
+        assert (got.value, got.low, got.high) >= (last.value, last.low, last.high)
+        last = got
+    assert (last.value, last.low, last.high) == (math.inf,) * 3
+
+
+def test_ratio_of_censored_medians_claims_only_what_is_known() -> None:
+    fast, never = [10.0] * 20, [NAN] * 20
+    ratio = st.ratio_of_medians(never, fast, 40, seed=1)
+    assert (ratio.value, ratio.low, ratio.high) == (math.inf, 4, math.inf)
+    assert ratio.p_above(3.9) < 0.01 and ratio.p_above(4.1) > 0.9
+    ratio = st.ratio_of_medians(fast, never, 40, seed=1)
+    assert (ratio.value, ratio.low, ratio.high) == (0, 0, 0.25)
+    ratio = st.ratio_of_medians(never, never, 40, seed=1)
+    assert math.isnan(ratio.value) and (ratio.low, ratio.high) == (0, math.inf)
+    assert min(ratio.p_above(1), ratio.p_below(1)) > 0.9
+
+
+def test_pairing_takes_out_what_the_seeds_share() -> None:
+    rng = np.random.default_rng(8)
+    shared = rng.uniform(100, 1000, size=20)
+    got = st.difference_of_restricted_means(shared + 5, shared + rng.normal(size=20), 2000, seed=1)
+    assert 3 < got.low < 5 < got.high < 7
+    a, b = st.align([3, 1, 2], [30, 10, 20], [1, 2, 3], [11, 21, 31])
+    assert a.tolist() == [10, 20, 30] and b.tolist() == [11, 21, 31]
+
+
+def test_one_seed_says_nothing() -> None:
+    got = st.mean_interval([3.0], seed=1)
+    assert (got.low, got.high) == (-math.inf, math.inf) and got.p_above(0) == 1.0
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: st.censored_median([], 10), "non-empty"),
+        (lambda: st.censored_median([1, 11], 10), r"\(0, 10\]"),
+        (lambda: st.censored_median([0], 10), r"\(0, 10\]"),
+        (lambda: st.censored_median([math.inf], 10), "inf"),
+        (lambda: st.restricted_mean([1], NAN), "horizon"),
+        (lambda: st.mean_interval([1, NAN], seed=1), "finite"),
+        (lambda: st.mean_interval([], seed=1), "non-empty"),
+        (lambda: st.mean_interval([1.0, 2.0], seed=1, resamples=10), "too few"),
+        (lambda: st.ratio_of_medians([1, 2], [1], 10, seed=1), "equally many"),
+        (lambda: st.align([1, 2], [1, 2], [1, 3], [1, 2]), r"\[2, 3\]"),
+        (lambda: st.align([1, 1], [1, 2], [1, 2], [1, 2]), "twice"),
+        (lambda: st.align([], [], [], []), "0 seeds"),
+        (lambda: st.align([1], [1, 2], [1], [1]), "1 seeds for 2"),
+        (lambda: st.wilson_interval(3, 2), "3/2"),
+        (lambda: st.wilson_interval(0, 0), "0/0"),
+        (lambda: st.mcnemar_exact([0.5], [1]), "True and False"),
+        (lambda: st.mcnemar_exact([NAN], [1]), "True and False"),
+        (lambda: st.mcnemar_exact([1, 0], [1]), "number"),
+        (lambda: st.p_fraction_difference_below([1], [1], 1), "threshold"),
+        (lambda: st.holm([0.1, NAN]), r"\[0, 1\]"),
+        (lambda: st.holm([1.1]), r"\[0, 1\]"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(call, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def _pairs(only_a: int, only_b: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.ones(n), np.ones(n)
+    b[:only_a] = 0
+    a[only_a : only_a + only_b] = 0
+    return a, b
