@@ -38,5 +38,5 @@ def _section(experiment: str, scale: str, table: pd.DataFrame) -> str:
     return (
         f"## {experiment}, scale {scale}\n\n"
         f"[figure]({link}figure.png) · [tables and provenance]({link})\n\n"
-        f"{claims.frame_to_markdown(table)}\n"
+        f"{claims.frame_to_markdown(table).strip()}\n"
     )

@@ -62,15 +62,16 @@ def _readme(
     )
     packages = sorted({", ".join(f"{k} {v}" for k, v in o["packages"].items()) for o in origins})
     machines = sorted({_machine(o["hardware"]) for o in origins})
-    mixed = "" if len(versions) == 1 else "**Results of different code versions are mixed here.**\n"
+    mixed = (
+        "" if len(versions) == 1 else "\n**Results of different code versions are mixed here.**\n"
+    )
     return f"""# {experiment}, scale {scale}
 
 ![figure](figure.png)
 
     python -m scripts.reproduce scale={scale} experiments={experiment}
 
-{claims.to_markdown(verdicts)}
-
+{claims.to_markdown(verdicts).strip()}
 {mixed}
 - Runs: {len(jobs)}
 - Code: {"; ".join(versions)}
