@@ -9,14 +9,13 @@ that schedules are measured against is kept in each parameter group, where a che
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from laprop import arguments, stepping
-from laprop.stepping import State
 
 
 class AdaBound(Optimizer):
@@ -55,13 +54,16 @@ class AdaBound(Optimizer):
         maximize: ascend instead of descending.
         foreach: whether to update all parameters of a group together; None: as torch does, only
             where all are on an accelerator.
+        capturable: whether the step can be captured in a CUDA graph; a for-loop then, like
+        differentiable: whether autograd can go through the step.
 
     State of each parameter: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (n), and with amsbound
     ``max_exp_avg_sq``.
 
     Raises:
         ValueError: an argument, in the constructor or in a parameter group, is out of its range.
-        RuntimeError: a gradient is sparse, or the step is captured in a CUDA graph.
+        RuntimeError: a gradient is sparse, or the step is captured in a CUDA graph while not
+            capturable.
 
     Example::
 
@@ -84,6 +86,8 @@ class AdaBound(Optimizer):
         amsbound: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -95,6 +99,8 @@ class AdaBound(Optimizer):
             "amsbound": amsbound,
             "maximize": maximize,
             "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
         }
         super().__init__(params, _checked(defaults))
 
@@ -108,46 +114,47 @@ class AdaBound(Optimizer):
         for group in self.param_groups:
             group.setdefault("amsbound", False)
             group.setdefault("maximize", False)
-            group.setdefault("foreach", None)
+            stepping.restore_form(group)
             # The published implementation does not save it; schedulers save the same number.
             group.setdefault("base_lr", float(group.get("initial_lr", group["lr"])))
-        stepping.restore_steps(self.state)
+        stepping.restore_numbers(self.param_groups, self.state)
 
-    @torch.no_grad()
+    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once; returns the loss of the closure, if there is one."""
         loss = stepping.evaluate(closure)
         for group in self.param_groups:
-            params = stepping.with_gradients(group["params"], "AdaBound")
-            if not params:
-                continue
-            multi = stepping.use_foreach(params, group["foreach"])
-            lr, base_lr = float(group["lr"]), group["base_lr"]
-            beta1, beta2 = group["betas"]
-            (_multi_tensor_adabound if multi else _single_tensor_adabound)(
-                params,
-                [param.grad for param in params],  # pyright: ignore[reportArgumentType]
-                [self.state[param] or self._new_state(param, group) for param in params],
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                final_lr=group["final_lr"] * (lr / base_lr if base_lr else 1.0),
-                gamma=group["gamma"],
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-                amsbound=group["amsbound"],
-                maximize=group["maximize"],
-            )
+            tensors = _Tensors([], [], [], [], [], [])
+            self._init_group(group, *tensors)
+            if tensors.params:
+                _FORMS[stepping.form(tensors.params, group)](tensors, group)
         return loss
 
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> State:
-        state = self.state[param]
-        state["step"] = stepping.new_step()
-        state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        if group["amsbound"]:
-            state["max_exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return state
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        steps: list[Tensor],
+    ) -> None:
+        """Append what takes part in this step; state that is missing is made."""
+        params.extend(stepping.with_gradients(group, "AdaBound"))
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["step"] = stepping.new_step(param, group)
+                names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+                for name in names if group["amsbound"] else names[:2]:
+                    state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            grads.append(param.grad)  # pyright: ignore[reportArgumentType]
+            exp_avgs.append(state["exp_avg"])
+            exp_avg_sqs.append(state["exp_avg_sq"])
+            steps.append(state["step"])
+            if group["amsbound"]:
+                max_exp_avg_sqs.append(state["max_exp_avg_sq"])
 
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:
@@ -160,108 +167,146 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
         "weight_decay": arguments.at_least_zero("weight_decay", group["weight_decay"]),
         "amsbound": arguments.flag("amsbound", group["amsbound"]),
         "maximize": arguments.flag("maximize", group["maximize"]),
-        "foreach": arguments.foreach(group["foreach"]),
+        **arguments.form(group),
     }
 
 
-def _advance(
-    state: State,
-    dtype: torch.dtype,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    final_lr: float,
-    gamma: float,
-) -> tuple[float, float, float]:
-    """Count the step; returns the size of the step and the range of the denominator.
+class _Tensors(NamedTuple):
+    """What takes part in the step of a group, parameter by parameter."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    max_exp_avg_sqs: list[Tensor]  # empty without amsbound
+    steps: list[Tensor]
+
+
+class _Factors(NamedTuple):
+    """The size of the step, and the range of the denominator.
 
     Clipping the denominator to [size / high, size / low] clips the rate to [low, high], and needs
     neither a tensor of rates nor their inverses, which in float16 could overflow.
     """
-    t = stepping.count(state).item()
+
+    size: Any
+    least: Any
+    most: Any
+
+
+def _final_lr(lr: Any, group: dict[str, Any]) -> Any:
+    return group["final_lr"] * (lr / group["base_lr"] if group["base_lr"] else 1.0)
+
+
+def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Factors:
+    """Count the step."""
+    (beta1, beta2), gamma, final_lr = group["betas"], group["gamma"], _final_lr(lr, group)
+    t = tensors.steps[i].add_(stepping.ONE).item()
     size = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     low = final_lr * (1 - 1 / (gamma * t + 1))
     high = final_lr * (1 + 1 / (gamma * t))
     # Where low or high underflow or the quotient overflows, the bound is beyond every denominator.
-    top = torch.finfo(dtype).max
-    return size, min(size / high, top) if high else top, min(size / low, top) if low else top
+    top = torch.finfo(tensors.params[i].dtype).max
+    least, most = (min(size / bound, top) if bound else top for bound in (high, low))
+    return _Factors(size, least, most)
 
 
-def _single_tensor_adabound(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    final_lr: float,
-    gamma: float,
-    eps: float,
-    weight_decay: float,
-    amsbound: bool,
-    maximize: bool,
-) -> None:
-    for param, grad, state in zip(params, grads, states, strict=True):
-        size, least, most = _advance(state, param.dtype, lr, beta1, beta2, final_lr, gamma)
-        param, grad = stepping.real(param), stepping.real(grad)
-        exp_avg, exp_avg_sq = stepping.real(state["exp_avg"]), stepping.real(state["exp_avg_sq"])
-        if maximize:
+def _advance_in_graph(tensors: _Tensors, i: int, group: dict[str, Any]) -> _Factors:
+    """The same without reading a number."""
+    (beta1, beta2), gamma, lr = group["betas"], group["gamma"], group["lr"]
+    # At the precision of float32, 1 - b2^t would lose four of its seven digits.
+    t = tensors.steps[i].add_(1).to(torch.float64)
+    final_lr = torch.ones_like(t) * _final_lr(lr, group)
+    size = lr * (1 - beta2**t).sqrt() / (1 - beta1**t)
+    low = final_lr * (1 - 1 / (gamma * t + 1))
+    high = final_lr * (1 + 1 / (gamma * t))
+    top = torch.finfo(torch.promote_types(tensors.params[i].dtype, torch.float32)).max
+    least, most = (
+        torch.where(bound > 0, size / bound, top).clamp(max=top) for bound in (high, low)
+    )
+    return _Factors(size, least, most)
+
+
+def _single_tensor_adabound(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+    for i, param in enumerate(tensors.params):
+        size, least, most = _advance(tensors, i, lr, group)
+        param, grad = stepping.real(param), stepping.real(tensors.grads[i])
+        exp_avg, exp_avg_sq = map(stepping.real, (tensors.exp_avgs[i], tensors.exp_avg_sqs[i]))
+        if group["maximize"]:
             grad = -grad
-        if weight_decay:
-            grad = grad.add(param, alpha=weight_decay)
+        if group["weight_decay"]:
+            grad = grad.add(param, alpha=group["weight_decay"])
 
         exp_avg.lerp_(grad, 1 - beta1)
         second = exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        if amsbound:
-            largest = stepping.real(state["max_exp_avg_sq"])
+        if group["amsbound"]:
+            largest = stepping.real(tensors.max_exp_avg_sqs[i])
             second = torch.maximum(largest, second, out=largest)
 
         if lr:
-            denom = second.sqrt().add_(eps).clamp_(least, most)
+            denom = second.sqrt().add_(group["eps"]).clamp_(least, most)
             param.addcdiv_(exp_avg, denom, value=-size)
 
 
-def _multi_tensor_adabound(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    final_lr: float,
-    gamma: float,
-    eps: float,
-    weight_decay: float,
-    amsbound: bool,
-    maximize: bool,
-) -> None:
-    keys = [
-        _advance(state, param.dtype, lr, beta1, beta2, final_lr, gamma)
-        for param, state in zip(params, states, strict=True)
-    ]
-    for key, some_params, some_grads, some_states in stepping.buckets(params, grads, states, keys):
-        size, least, most = key
-        exp_avgs = stepping.column(some_states, "exp_avg")
-        exp_avg_sqs = stepping.column(some_states, "exp_avg_sq")
-        if maximize:
-            some_grads = torch._foreach_neg(some_grads)
-        if weight_decay:
-            some_grads = torch._foreach_add(some_grads, some_params, alpha=weight_decay)
+def _graph_adabound(tensors: _Tensors, group: dict[str, Any]) -> None:
+    """The for-loop form in tensors alone, which a CUDA graph, a compiler and autograd can follow.
 
-        torch._foreach_lerp_(exp_avgs, some_grads, 1 - beta1)
+    Autograd must find what it has saved unchanged, so that it gets copies of the buffers.
+    """
+    saved = torch.clone if group["differentiable"] else stepping.itself
+    beta1, beta2 = group["betas"]
+    for i, param in enumerate(tensors.params):
+        size, least, most = _advance_in_graph(tensors, i, group)
+        param, grad = stepping.real(param), stepping.real(tensors.grads[i])
+        exp_avg, exp_avg_sq = map(stepping.real, (tensors.exp_avgs[i], tensors.exp_avg_sqs[i]))
+        if group["maximize"]:
+            grad = -grad
+        if group["weight_decay"]:
+            grad = grad.add(param, alpha=group["weight_decay"])
+
+        exp_avg.lerp_(grad, 1 - beta1)
+        second = saved(exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2))
+        if group["amsbound"]:
+            largest = stepping.real(tensors.max_exp_avg_sqs[i])
+            second = torch.maximum(saved(largest), second)
+            largest.copy_(second)
+
+        # A half-precision tensor would round the factors before it uses them.
+        wide = torch.promote_types(param.dtype, torch.float32)
+        denom = (second.sqrt() + group["eps"]).to(wide).clamp(least, most)
+        update = saved(exp_avg).to(wide) / denom * size
+        param.sub_(torch.where(size > 0, update, 0))  # at lr = 0 the quotient may be 0 / 0
+
+
+def _multi_tensor_adabound(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, (beta1, beta2), weight_decay = float(group["lr"]), group["betas"], group["weight_decay"]
+    factors = [_advance(tensors, i, lr, group) for i in range(len(tensors.params))]
+    for (size, least, most), bucket in stepping.buckets(tensors[:5], factors):
+        params, grads, exp_avgs, exp_avg_sqs, largest = bucket
+        if group["maximize"]:
+            grads = torch._foreach_neg(grads)
+        if weight_decay:
+            grads = torch._foreach_add(grads, params, alpha=weight_decay)
+
+        torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
         stepping.scale_(exp_avg_sqs, beta2)
-        torch._foreach_addcmul_(exp_avg_sqs, some_grads, some_grads, 1 - beta2)
+        torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
         seconds = exp_avg_sqs
-        if amsbound:
-            largest = stepping.column(some_states, "max_exp_avg_sq")
+        if group["amsbound"]:
             torch._foreach_maximum_(largest, seconds)
             seconds = largest
 
         if lr:
             denoms = torch._foreach_sqrt(seconds)
-            torch._foreach_add_(denoms, eps)
+            torch._foreach_add_(denoms, group["eps"])
             torch._foreach_clamp_min_(denoms, least)
             torch._foreach_clamp_max_(denoms, most)
-            torch._foreach_addcdiv_(some_params, exp_avgs, denoms, -size)
+            torch._foreach_addcdiv_(params, exp_avgs, denoms, -size)
+
+
+_FORMS = {
+    "single": _single_tensor_adabound,
+    "graph": _graph_adabound,
+    "foreach": _multi_tensor_adabound,
+}

@@ -9,7 +9,7 @@ import torch
 
 from laprop import AdaBound
 from laprop.laprop_test import (
-    FORMS,
+    FORMS_BUT_FUSED,
     SIZE,
     dropped,
     fading,
@@ -61,14 +61,14 @@ CASES = {
 }
 
 
-@FORMS
+@FORMS_BUT_FUSED
 @pytest.mark.parametrize("case", CASES)
-def test_follows_the_published_update(case, foreach):
+def test_follows_the_published_update(case, form):
     gradients, schedule, options = CASES[case]
     options = {"betas": (0.9, 0.999), "final_lr": 0.1, "gamma": 1e-3, "eps": 1e-8, **options}
     start = np.linspace(-2.0, 2.0, SIZE)
     path = run(
-        lambda params: AdaBound(params, lr=1e-2, foreach=foreach, **options),
+        lambda params: AdaBound(params, lr=1e-2, **form, **options),
         gradients,
         schedule,
         start,
@@ -102,16 +102,18 @@ def test_defaults_are_the_published_ones():
         "amsbound": False,
         "maximize": False,
         "foreach": None,
+        "capturable": False,
+        "differentiable": False,
     }
 
 
-@FORMS
+@FORMS_BUT_FUSED
 @pytest.mark.parametrize("ams", [False, True])
-def test_is_adam_while_the_band_is_wide(ams, foreach):
+def test_is_adam_while_the_band_is_wide(ams, form):
     gradients = fading()
     bound = run(
         lambda p: AdaBound(
-            p, lr=1e-2, betas=(0.9, 0.9), gamma=1e-12, eps=0.0, amsbound=ams, foreach=foreach
+            p, lr=1e-2, betas=(0.9, 0.9), gamma=1e-12, eps=0.0, amsbound=ams, **form
         ),
         gradients,
         dropped,
@@ -124,11 +126,11 @@ def test_is_adam_while_the_band_is_wide(ams, foreach):
     np.testing.assert_allclose(bound, adam, rtol=1e-9, atol=1e-12)
 
 
-@FORMS
-def test_becomes_sgd_at_the_final_lr(foreach):
+@FORMS_BUT_FUSED
+def test_becomes_sgd_at_the_final_lr(form):
     gradients = np.random.default_rng(1).standard_normal((1500, 1))
     options = {"betas": (0.0, 0.999), "final_lr": 0.05, "gamma": 0.999}
-    path = run(lambda p: AdaBound(p, lr=1e-2, foreach=foreach, **options), gradients, steady)
+    path = run(lambda p: AdaBound(p, lr=1e-2, **form, **options), gradients, steady)
     steps = -np.diff(path, axis=0)[-200:]
     np.testing.assert_allclose(steps, 0.05 * gradients[-200:], rtol=2e-3)
 
@@ -142,10 +144,10 @@ def stepped(optimizer, param, lr):
     return (before - param.detach()).item()
 
 
-@FORMS
-def test_the_base_lr_survives_a_checkpoint(foreach):
+@FORMS_BUT_FUSED
+def test_the_base_lr_survives_a_checkpoint(form):
     """A new process builds the optimizer with another lr, loads, and goes on the same way."""
-    options = {"betas": (0.0, 0.0), "gamma": 0.5, "foreach": foreach}
+    options = {"betas": (0.0, 0.0), "gamma": 0.5, **form}
     first = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     running = AdaBound([first], lr=1e-2, **options)
     stepped(running, first, 1e-2)
@@ -179,17 +181,17 @@ def test_groups_added_later_have_their_own_base_lr():
     assert [group["base_lr"] for group in optimizer.param_groups] == [1e-2, 0.5]
 
 
-@FORMS
-def test_lr_zero_does_not_move_even_without_a_base(foreach):
+@FORMS_BUT_FUSED
+def test_lr_zero_does_not_move_even_without_a_base(form):
     param = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    optimizer = AdaBound([param], lr=0.0, betas=(0.0, 0.0), gamma=0.5, eps=0.0, foreach=foreach)
+    optimizer = AdaBound([param], lr=0.0, betas=(0.0, 0.0), gamma=0.5, eps=0.0, **form)
     assert stepped(optimizer, param, 0.0) == 0.0
     # rate 1e-6 / 1e-3 lies below the band, whose lower end is the unscaled 0.1 (1 - 1 / 2).
     assert stepped(optimizer, param, 1e-6) == pytest.approx(0.05 * 1e-3, rel=1e-9)
 
 
-@FORMS
-def test_extreme_bounds_stay_finite(foreach):
+@FORMS_BUT_FUSED
+def test_extreme_bounds_stay_finite(form):
     """In float16 size / low exceeds the largest number; a tiny final_lr underflows."""
     for dtype, final_lr, gamma in [
         (torch.float16, 1e-7, 1e-3),
@@ -197,9 +199,7 @@ def test_extreme_bounds_stay_finite(foreach):
         (torch.float64, 0.1, 1e-17),
     ]:
         param = torch.ones(3, dtype=dtype, requires_grad=True)
-        optimizer = AdaBound(
-            [param], lr=0.25, final_lr=final_lr, gamma=gamma, eps=1e-4, foreach=foreach
-        )
+        optimizer = AdaBound([param], lr=0.25, final_lr=final_lr, gamma=gamma, eps=1e-4, **form)
         for _ in range(3):
             param.grad = torch.tensor([1.0, 0.0, -1.0], dtype=dtype)
             optimizer.step()

@@ -59,10 +59,20 @@ def flag(name: str, value: object) -> bool:
     raise ValueError(f"{name} must be True or False, but is {value!r}")
 
 
-def foreach(value: object) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    raise ValueError(f"foreach must be True, False or None, but is {value!r}")
+def form(group: dict[str, Any]) -> dict[str, bool | None]:
+    """The switches between the forms of a step; fused where the optimizer has it."""
+    chosen: dict[str, bool | None] = {}
+    for name in ("foreach", "fused"):
+        if name in group:
+            chosen[name] = value = group[name]
+            if value is not None and not isinstance(value, bool):
+                raise ValueError(f"{name} must be True, False or None, but is {value!r}")
+    for name in ("capturable", "differentiable"):
+        chosen[name] = flag(name, group[name])
+    for other in ("foreach", "differentiable"):
+        if chosen.get("fused") and chosen[other]:
+            raise ValueError(f"fused and {other} must not both be True")
+    return chosen
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:

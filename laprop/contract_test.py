@@ -25,8 +25,42 @@ VARIANTS = {
     "momentum of signs": (SignSGD, {"momentum": 0.9, "momentum_of": "sign"}),
 }
 EACH = pytest.mark.parametrize(("kind", "options"), VARIANTS.values(), ids=VARIANTS)
-FORMS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+# The for-loop is the ground truth.
+FORMS = {
+    "single": {"foreach": False},
+    "foreach": {"foreach": True},
+    "capturable": {"capturable": True},
+    "fused": {"fused": True},
+}
+
+
+ALL_SWITCHES = ("foreach", "capturable", "differentiable", "fused")
+
+
+def has(kind, form):
+    return form != "fused" or kind is LaProp
+
+
 CLASSES = pytest.mark.parametrize("kind", [LaProp, AdaBound, SignSGD])
+EACH_CLASS_AND_FORM = pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        (kind, FORMS[form])
+        for kind in (LaProp, AdaBound, SignSGD)
+        for form in FORMS
+        if has(kind, form)
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else next(iter(value)),
+)
+EACH_AND_FORM = pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(kind, {**options, **FORMS[form]}, id=f"{name}-{form}")
+        for name, (kind, options) in VARIANTS.items()
+        for form in FORMS
+        if has(kind, form)
+    ],
+)
 
 
 def parameters(*dtypes, seed=0):
@@ -63,45 +97,68 @@ def equal(some, others):
 pytestmark = pytest.mark.filterwarnings("ignore:Casting complex values to real")
 
 
+def eventful(kind, options, maximize=False):
+    """Mixed dtypes, groups with their own lr, changes of lr, parameters that miss some steps;
+    returns parameters and state at the end."""
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.complex64)
+    params = parameters(*dtypes)
+    groups = [{"params": params[:5]}, {"params": params[5:], "lr": 0.03}]
+    optimizer = kind(groups, lr=0.01, maximize=maximize, **options)
+    for step in range(25):
+        give_gradients(params, step)
+        for param in params[step % 3 :: 3][: step % 4]:
+            param.grad = None
+        optimizer.param_groups[0]["lr"] = 0.01 if step < 12 else 0.002
+        optimizer.step()
+    return [(param.detach(), dict(optimizer.state[param])) for param in params]
+
+
 @EACH
 @pytest.mark.parametrize("maximize", [False, True])
-def test_both_forms_give_the_same_bits(kind, options, maximize):
-    """Mixed dtypes, groups with their own lr, and parameters that miss some of the steps."""
-    ends = []
-    for foreach in (False, True):
-        params = parameters(torch.float32, torch.float64, torch.bfloat16, torch.complex64)
-        groups = [{"params": params[:5]}, {"params": params[5:], "lr": 0.03}]
-        optimizer = kind(groups, lr=0.01, maximize=maximize, foreach=foreach, **options)
-        for step in range(25):
-            give_gradients(params, step)
-            for param in params[step % 3 :: 3][: step % 4]:
-                param.grad = None
-            optimizer.param_groups[0]["lr"] = 0.01 if step < 12 else 0.002
-            optimizer.step()
-        tensors = values(params)
-        for param in params:
-            tensors += [torch.as_tensor(entry) for entry in optimizer.state[param].values()]
-        ends.append(tensors)
-    assert equal(*ends)
-    assert all(tensor.isfinite().all() for tensor in ends[0])
+def test_foreach_gives_the_same_bits(kind, options, maximize):
+    ends = [eventful(kind, {**options, **FORMS[form]}, maximize) for form in ("single", "foreach")]
+    for (one, state), (other, other_state) in zip(*ends, strict=True):
+        assert torch.equal(one, other)
+        assert state.keys() == other_state.keys()
+        assert all(torch.equal(state[name], other_state[name]) for name in state)
+        assert one.isfinite().all()
+
+
+@EACH_AND_FORM
+@pytest.mark.parametrize("maximize", [False, True])
+def test_every_form_follows_the_for_loop(kind, options, maximize):
+    """Up to rounding, in which compiled arithmetic differs; half precision rounds at each op."""
+    plain = {name: options[name] for name in options if name not in ALL_SWITCHES}
+    ends = [eventful(kind, each, maximize) for each in ({**plain, "foreach": False}, options)]
+    for (one, state), (other, other_state) in zip(*ends, strict=True):
+        tolerance = {torch.float64: 1e-11, torch.bfloat16: 0.05}.get(one.dtype, 1e-4)
+        torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance)
+        assert state.keys() == other_state.keys()
+        for name, value in state.items():
+            torch.testing.assert_close(
+                other_state[name], value, rtol=tolerance, atol=tolerance, check_dtype=True
+            )
 
 
 @CLASSES
-def test_foreach_chooses_the_form(kind, monkeypatch):
+def test_switches_choose_the_form(kind, monkeypatch):
     module = {LaProp: laprop, AdaBound: adabound, SignSGD: signsgd}[kind]
-    name = kind.__name__.lower()
     called = []
-    for form in ("single", "multi"):
-
-        def record(*args, form=form, **options):
-            called.append(form)
-
-        monkeypatch.setattr(module, f"_{form}_tensor_{name}", record)
-    for foreach in (None, False, True):
+    for form in module._FORMS:
+        monkeypatch.setitem(
+            module._FORMS, form, lambda tensors, group, form=form: called.append(form)
+        )
+    for name in [name for name in FORMS if has(kind, name)]:
         params = parameters(torch.float32)
-        optimizer = kind(params, foreach=foreach)
-        train(optimizer, params, 1)
-    assert called == ["single", "single", "multi"]
+        train(kind(params, **FORMS[name]), params, 1)
+    train(kind(params), params, 1)
+    train(kind(params, differentiable=True), params, 1)
+    forms = ["single", "foreach", "graph", "fused", "single", "graph"]
+    assert called == [form for form in forms if has(kind, form)]
+    if kind is LaProp:
+        for other in ("foreach", "differentiable"):
+            with pytest.raises(ValueError, match=f"fused and {other} must not both be True"):
+                LaProp(params, fused=True, **{other: True})
 
 
 def test_the_default_form_is_torchs_choice():
@@ -112,11 +169,10 @@ def test_the_default_form_is_torchs_choice():
         assert stepping.use_foreach(params, None) == expected
 
 
-@EACH
-@FORMS
-def test_parameters_without_gradients_are_skipped(kind, options, foreach):
+@EACH_AND_FORM
+def test_parameters_without_gradients_are_skipped(kind, options):
     params = parameters(torch.float64)
-    optimizer = kind(params, foreach=foreach, **options)
+    optimizer = kind(params, **options)
     before = values(params)
     optimizer.step()
     assert not optimizer.state
@@ -128,11 +184,10 @@ def test_parameters_without_gradients_are_skipped(kind, options, foreach):
     assert list(optimizer.state) == [params[1]]
 
 
-@CLASSES
-@FORMS
-def test_sparse_gradients_are_refused(kind, foreach):
+@EACH_CLASS_AND_FORM
+def test_sparse_gradients_are_refused(kind, form):
     param = torch.zeros(2, 2, requires_grad=True)
-    optimizer = kind([param], foreach=foreach)
+    optimizer = kind([param], **form)
     param.grad = torch.eye(2).to_sparse()
     with pytest.raises(RuntimeError, match=f"{kind.__name__} does not support sparse gradients"):
         optimizer.step()
@@ -151,12 +206,11 @@ def test_graph_capture_is_refused(kind, monkeypatch):
         optimizer.step()
 
 
-@EACH
-@FORMS
-def test_a_complex_parameter_is_two_real_ones(kind, options, foreach):
+@EACH_AND_FORM
+def test_a_complex_parameter_is_two_real_ones(kind, options):
     (whole, _), steps = parameters(torch.complex128), 15
     halves = torch.view_as_real(whole.detach()).clone().requires_grad_()
-    optimizers = [kind([param], foreach=foreach, **options) for param in (whole, halves)]
+    optimizers = [kind([param], **options) for param in (whole, halves)]
     for step in range(steps):
         give_gradients([whole], step)
         halves.grad = torch.view_as_real(whole.grad).clone()
@@ -165,13 +219,12 @@ def test_a_complex_parameter_is_two_real_ones(kind, options, foreach):
     assert torch.equal(torch.view_as_real(whole), halves)
 
 
-@EACH
-@FORMS
-def test_maximize_is_minimize_of_the_negative(kind, options, foreach):
+@EACH_AND_FORM
+def test_maximize_is_minimize_of_the_negative(kind, options):
     ends = []
     for maximize in (False, True):
         params = parameters(torch.float64)
-        optimizer = kind(params, maximize=maximize, foreach=foreach, **options)
+        optimizer = kind(params, maximize=maximize, **options)
         for step in range(15):
             give_gradients(params, step)
             for param in params:
@@ -181,11 +234,10 @@ def test_maximize_is_minimize_of_the_negative(kind, options, foreach):
     assert equal(*ends)
 
 
-@EACH
-@FORMS
-def test_a_closure_runs_once_with_gradients_on(kind, options, foreach):
+@EACH_AND_FORM
+def test_a_closure_runs_once_with_gradients_on(kind, options):
     param = torch.tensor([2.0, -1.0], requires_grad=True)
-    optimizer = kind([param], lr=0.01, foreach=foreach, **options)
+    optimizer = kind([param], lr=0.01, **options)
     losses = []
 
     def closure():
@@ -202,23 +254,21 @@ def test_a_closure_runs_once_with_gradients_on(kind, options, foreach):
     assert param.requires_grad and param.is_leaf
 
 
-@EACH
-@FORMS
-def test_gradients_are_left_alone(kind, options, foreach):
+@EACH_AND_FORM
+def test_gradients_are_left_alone(kind, options):
     for maximize in (False, True):
         params = parameters(torch.float32, torch.complex64)
-        optimizer = kind(params, maximize=maximize, foreach=foreach, **options)
+        optimizer = kind(params, maximize=maximize, **options)
         give_gradients(params, 0)
         before = [param.grad.clone() for param in params]
         optimizer.step()
         assert equal(before, [param.grad for param in params])
 
 
-@EACH
-@FORMS
-def test_groups_are_separate_optimizers(kind, options, foreach):
+@EACH_AND_FORM
+def test_groups_are_separate_optimizers(kind, options):
     """One group comes later; it counts its own steps."""
-    options = {**options, "foreach": foreach}
+    options = {**options}
     together, apart = parameters(torch.float64), parameters(torch.float64)
     joint = kind(together[:1], lr=0.01, **options)
     single = [kind(apart[:1], lr=0.01, **options), kind(apart[1:], lr=0.1, **options)]
@@ -233,13 +283,12 @@ def test_groups_are_separate_optimizers(kind, options, foreach):
     assert equal(values(together), values(apart))
 
 
-@EACH
-@FORMS
-def test_packed_replicas_follow_separate_paths(kind, options, foreach):
+@EACH_AND_FORM
+def test_packed_replicas_follow_separate_paths(kind, options):
     """The leading dimension holds copies of the problem, one of which is not a number."""
     packed = parameters(torch.float64)[0]
     rows = [row.detach().clone().requires_grad_() for row in packed]
-    optimizers = [kind([param], foreach=foreach, **options) for param in (packed, *rows)]
+    optimizers = [kind([param], **options) for param in (packed, *rows)]
     for step in range(20):
         give_gradients([packed], step)
         packed.grad[1] = torch.nan
@@ -251,13 +300,12 @@ def test_packed_replicas_follow_separate_paths(kind, options, foreach):
     assert packed[[0, 2]].isfinite().all()
 
 
-@EACH
-@FORMS
-def test_a_tensor_lr_follows_its_schedule(kind, options, foreach):
+@EACH_AND_FORM
+def test_a_tensor_lr_follows_its_schedule(kind, options):
     ends = []
     for lr in (0.01, torch.tensor(0.01, dtype=torch.float64)):
         params = parameters(torch.float64)
-        optimizer = kind(params, lr=lr, foreach=foreach, **options)
+        optimizer = kind(params, lr=lr, **options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, t / 8))
         before = values(params)
         for step in range(20):
@@ -271,11 +319,10 @@ def test_a_tensor_lr_follows_its_schedule(kind, options, foreach):
     assert equal(*ends)
 
 
-@EACH
-@FORMS
+@EACH_AND_FORM
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_stays_near_single(kind, options, foreach, dtype):
-    options = {**options, "lr": 0.01, "foreach": foreach}
+def test_half_precision_stays_near_single(kind, options, dtype):
+    options = {**options, "lr": 0.01}
     if kind is not SignSGD:
         options["eps"] = 1e-3
     ends = []

@@ -11,17 +11,19 @@ second moment that rounding makes negative counts as zero.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
-from laprop import arguments, stepping
+from laprop import arguments, fused, stepping
 from laprop.stepping import State
 
 # The mean of the gradients is too noisy at first to be subtracted from the second moment.
 UNCENTERED_STEPS = 10
+# c and d of the equations, in the state
+CORRECTIONS = ("exp_avg_lr_1", "exp_avg_lr_2")
 
 
 class LaProp(Optimizer):
@@ -97,6 +99,9 @@ class LaProp(Optimizer):
         centered: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -108,61 +113,90 @@ class LaProp(Optimizer):
             "centered": centered,
             "maximize": maximize,
             "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
         }
         super().__init__(params, _checked(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group({**param_group, **_checked({**self.defaults, **param_group})})
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the bias corrections c and d as numbers, as the authors save them.
+
+        As tensors, ``load_state_dict`` would cast them to the precision of the parameter.
+        """
+        return stepping.with_numbers(super().state_dict(), CORRECTIONS)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             for name in ("decay_by_lr", "amsgrad", "centered", "maximize"):
                 group.setdefault(name, False)
-            group.setdefault("foreach", None)
-        stepping.restore_steps(self.state)
+            stepping.restore_form(group)
+            group.setdefault("fused", None)
+        stepping.restore_numbers(self.param_groups, self.state, CORRECTIONS)
 
-    @torch.no_grad()
+    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once; returns the loss of the closure, if there is one."""
         loss = stepping.evaluate(closure)
         for group in self.param_groups:
-            params = stepping.with_gradients(group["params"], "LaProp")
-            if not params:
-                continue
-            multi = stepping.use_foreach(params, group["foreach"])
-            beta1, beta2 = group["betas"]
-            (_multi_tensor_laprop if multi else _single_tensor_laprop)(
-                params,
-                [param.grad for param in params],  # pyright: ignore[reportArgumentType]
-                [self.state[param] or self._new_state(param, group) for param in params],
-                lr=float(group["lr"]),
-                beta1=beta1,
-                beta2=beta2,
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-                decay_by_lr=group["decay_by_lr"],
-                amsgrad=group["amsgrad"],
-                centered=group["centered"],
-                maximize=group["maximize"],
-            )
+            # Torch's own shape of a step, which torch.compile knows: _init_group fills the lists
+            # (and is not traced), a function of the lists does the arithmetic (and is).
+            tensors = _Tensors([], [], [], [], [], [], [], [], [])
+            self._init_group(group, *tensors)
+            if tensors.params:
+                _FORMS[stepping.form(tensors.params, group)](tensors, group)
         return loss
 
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> State:
-        state = self.state[param]
-        state["step"] = stepping.new_step()
-        state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        # Floats, because load_state_dict would cast tensors to the parameter's precision.
-        state["exp_avg_lr_1"] = 0.0
-        state["exp_avg_lr_2"] = 0.0
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        exp_means: list[Tensor],
+        steps: list[Tensor],
+        corrections: list[Tensor],
+        corrections_sq: list[Tensor],
+    ) -> None:
+        """Append what takes part in this step; state that is missing is made."""
+        params.extend(stepping.with_gradients(group, "LaProp"))
+        for param in params:
+            state = self.state[param]
+            if not state:
+                self._init_state(param, state, group)
+            grads.append(param.grad)  # pyright: ignore[reportArgumentType]
+            exp_avgs.append(state["exp_avg"])
+            exp_avg_sqs.append(state["exp_avg_sq"])
+            steps.append(state["step"])
+            corrections.append(state["exp_avg_lr_1"])
+            corrections_sq.append(state["exp_avg_lr_2"])
+            if group["amsgrad"]:
+                max_exp_avg_sqs.append(state["max_exp_avg_sq"])
+            if group["centered"]:
+                exp_means.append(state["exp_mean_avg_beta2"])
+
+    def _init_state(self, param: Tensor, state: State, group: dict[str, Any]) -> None:
+        if group["fused"]:
+            fused.check_device(param)
+
+        def zeros() -> Tensor:
+            return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+        state["step"] = stepping.new_step(param, group)
+        state["exp_avg"] = zeros()
+        state["exp_avg_sq"] = zeros()
+        for name in CORRECTIONS:
+            state[name] = stepping.new_number(0.0, param, group)
         if group["amsgrad"]:
-            state["max_exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["max_exp_avg_sq"] = zeros()
         if group["centered"]:
-            state["exp_mean_avg_beta2"] = torch.zeros_like(
-                param, memory_format=torch.preserve_format
-            )
-        return state
+            state["exp_mean_avg_beta2"] = zeros()
 
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:
@@ -175,112 +209,169 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
         "amsgrad": arguments.flag("amsgrad", group["amsgrad"]),
         "centered": arguments.flag("centered", group["centered"]),
         "maximize": arguments.flag("maximize", group["maximize"]),
-        "foreach": arguments.foreach(group["foreach"]),
+        **arguments.form(group),
     }
 
 
-def _advance(
-    state: State, lr: float, beta1: float, beta2: float, centered: bool
-) -> tuple[float, float, bool]:
-    """Count the step; returns c and sqrt(d) of the equations, and whether n is to be centred."""
-    step = stepping.count(state)
-    state["exp_avg_lr_1"] = correction = beta1 * state["exp_avg_lr_1"] + (1 - beta1) * lr
-    state["exp_avg_lr_2"] = correction_sq = beta2 * state["exp_avg_lr_2"] + (1 - beta2)
-    return correction, math.sqrt(correction_sq), centered and step.item() > UNCENTERED_STEPS
+class _Tensors(NamedTuple):
+    """What takes part in the step of a group, parameter by parameter."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    max_exp_avg_sqs: list[Tensor]  # empty without amsgrad
+    exp_means: list[Tensor]  # empty without centered
+    steps: list[Tensor]
+    corrections: list[Tensor]
+    corrections_sq: list[Tensor]
 
 
-def _single_tensor_laprop(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decay_by_lr: bool,
-    amsgrad: bool,
-    centered: bool,
-    maximize: bool,
-) -> None:
-    for param, grad, state in zip(params, grads, states, strict=True):
-        correction, root, center_now = _advance(state, lr, beta1, beta2, centered)
-        exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
+class _Factors(NamedTuple):
+    """What all elements of a parameter share in one step; numbers, or 0-dim tensors."""
+
+    gain: Any  # (1 - mu) lr sqrt(d): of g / denominator in the momentum
+    floor: Any  # eps sqrt(d): added to sqrt(n)
+    rate: Any  # lr / c, and 0 at lr = 0: of the momentum in the parameter
+    settled: Any  # whether n is final: not centred at all, or by now
+
+
+def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Factors:
+    """Count the step. c and d are read and written, but computed as Python's numbers."""
+    beta1, beta2 = group["betas"]
+    step = tensors.steps[i].add_(stepping.ONE)
+    c = beta1 * tensors.corrections[i].item() + (1 - beta1) * lr
+    d = beta2 * tensors.corrections_sq[i].item() + (1 - beta2)
+    tensors.corrections[i].fill_(c)
+    tensors.corrections_sq[i].fill_(d)
+    root = math.sqrt(d)
+    settled = not group["centered"] or step.item() > UNCENTERED_STEPS
+    return _Factors((1 - beta1) * lr * root, group["eps"] * root, lr / c if lr else 0.0, settled)
+
+
+def _advance_in_graph(tensors: _Tensors, i: int, group: dict[str, Any]) -> _Factors:
+    """The same without reading a number: for graphs, compilers and gradients through the step."""
+    lr, (beta1, beta2) = group["lr"], group["betas"]
+    step = tensors.steps[i].add_(1)
+    c = tensors.corrections[i].mul_(beta1).add_(lr * (1 - beta1))
+    root = tensors.corrections_sq[i].mul_(beta2).add_(1 - beta2).sqrt()
+    rate = torch.where(c > 0, c, 1).reciprocal() * lr  # c = 0 says that every lr so far was 0
+    settled = step > (UNCENTERED_STEPS if group["centered"] else 0)
+    return _Factors(root * lr * (1 - beta1), root * group["eps"], rate, settled)
+
+
+def _single_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, (beta1, beta2), weight_decay = float(group["lr"]), group["betas"], group["weight_decay"]
+    for i, param in enumerate(tensors.params):
+        grad, exp_avg, exp_avg_sq = tensors.grads[i], tensors.exp_avgs[i], tensors.exp_avg_sqs[i]
+        gain, floor, rate, settled = _advance(tensors, i, lr, group)
         if param.is_complex():
             param, grad = torch.view_as_real(param), torch.view_as_real(grad)
             exp_avg, exp_avg_sq = torch.view_as_real(exp_avg), torch.view_as_real(exp_avg_sq)
-        if maximize:
+        if group["maximize"]:
             grad = -grad
 
-        if weight_decay and decay_by_lr:
+        if weight_decay and group["decay_by_lr"]:
             param.mul_(1 - lr * weight_decay)
 
         second = exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        if centered:
-            mean = stepping.real(state["exp_mean_avg_beta2"]).lerp_(grad, 1 - beta2)
-            if center_now:
+        if group["centered"]:
+            mean = stepping.real(tensors.exp_means[i]).lerp_(grad, 1 - beta2)
+            if settled:
                 second = torch.addcmul(second, mean, mean, value=-1).clamp_(min=0)
-        if amsgrad and center_now == centered:
-            largest = stepping.real(state["max_exp_avg_sq"])
+        if group["amsgrad"] and settled:
+            largest = stepping.real(tensors.max_exp_avg_sqs[i])
             second = torch.maximum(largest, second, out=largest)
 
         # sqrt(n / d) + eps = (sqrt(n) + eps sqrt(d)) / sqrt(d): scalars instead of a tensor op.
-        denom = second.sqrt().add_(eps * root)
-        exp_avg.mul_(beta1).addcdiv_(grad, denom, value=(1 - beta1) * lr * root)
+        exp_avg.mul_(beta1).addcdiv_(grad, second.sqrt().add_(floor), value=gain)
         if lr:
-            param.add_(exp_avg, alpha=-lr / correction)
+            param.add_(exp_avg, alpha=-rate)
 
-        if weight_decay and not decay_by_lr:
+        if weight_decay and not group["decay_by_lr"]:
             param.mul_(1 - weight_decay)
 
 
-def _multi_tensor_laprop(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decay_by_lr: bool,
-    amsgrad: bool,
-    centered: bool,
-    maximize: bool,
-) -> None:
-    keys = [_advance(state, lr, beta1, beta2, centered) for state in states]
-    for key, some_params, some_grads, some_states in stepping.buckets(params, grads, states, keys):
-        correction, root, center_now = key
-        exp_avgs = stepping.column(some_states, "exp_avg")
-        exp_avg_sqs = stepping.column(some_states, "exp_avg_sq")
-        if maximize:
-            some_grads = torch._foreach_neg(some_grads)
+def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
+    """The for-loop form in tensors alone, which a CUDA graph, a compiler and autograd can follow.
 
-        if weight_decay and decay_by_lr:
-            stepping.scale_(some_params, 1 - lr * weight_decay)
+    Autograd must find what it has saved unchanged, so that it gets copies of the buffers.
+    """
+    saved = torch.clone if group["differentiable"] else stepping.itself
+    lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
+    for i, param in enumerate(tensors.params):
+        gain, floor, rate, settled = _advance_in_graph(tensors, i, group)
+        param, grad = stepping.real(param), stepping.real(tensors.grads[i])
+        exp_avg, exp_avg_sq = map(stepping.real, (tensors.exp_avgs[i], tensors.exp_avg_sqs[i]))
+        # A half-precision tensor would round the factors before it uses them.
+        wide = torch.promote_types(param.dtype, torch.float32)
+        if group["maximize"]:
+            grad = -grad
+
+        if weight_decay and group["decay_by_lr"]:
+            param.sub_(saved(param).to(wide) * (lr * weight_decay))
+
+        second = saved(exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2))
+        if group["centered"]:
+            mean = saved(stepping.real(tensors.exp_means[i]).lerp_(grad, 1 - beta2))
+            variance = torch.addcmul(second, mean, mean, value=-1).clamp(min=0)
+            second = torch.where(settled, variance, second)
+        if group["amsgrad"]:
+            largest = stepping.real(tensors.max_exp_avg_sqs[i])
+            maximum = torch.maximum(saved(largest), second)
+            second = torch.where(settled, maximum, second)
+            largest.copy_(torch.where(settled, maximum, largest))
+
+        normalised = (grad / (second.sqrt() + floor)).to(wide)
+        momentum = exp_avg.mul_(beta1).add_(normalised * gain)
+        param.sub_(saved(momentum).to(wide) * rate)
+
+        if weight_decay and not group["decay_by_lr"]:
+            param.mul_(1 - weight_decay)
+
+
+def _multi_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, (beta1, beta2), weight_decay = float(group["lr"]), group["betas"], group["weight_decay"]
+    factors = [_advance(tensors, i, lr, group) for i in range(len(tensors.params))]
+    for (gain, floor, rate, settled), bucket in stepping.buckets(tensors[:6], factors):
+        params, grads, exp_avgs, exp_avg_sqs, largest, means = bucket
+        if group["maximize"]:
+            grads = torch._foreach_neg(grads)
+
+        if weight_decay and group["decay_by_lr"]:
+            stepping.scale_(params, 1 - lr * weight_decay)
 
         stepping.scale_(exp_avg_sqs, beta2)
-        torch._foreach_addcmul_(exp_avg_sqs, some_grads, some_grads, 1 - beta2)
+        torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
         seconds = exp_avg_sqs
-        if centered:
-            means = stepping.column(some_states, "exp_mean_avg_beta2")
-            torch._foreach_lerp_(means, some_grads, 1 - beta2)
-            if center_now:
+        if group["centered"]:
+            torch._foreach_lerp_(means, grads, 1 - beta2)
+            if settled:
                 seconds = torch._foreach_addcmul(exp_avg_sqs, means, means, -1)
                 torch._foreach_clamp_min_(seconds, 0)
-        if amsgrad and center_now == centered:
-            largest = stepping.column(some_states, "max_exp_avg_sq")
+        if group["amsgrad"] and settled:
             torch._foreach_maximum_(largest, seconds)
             seconds = largest
 
         denoms = torch._foreach_sqrt(seconds)
-        torch._foreach_add_(denoms, eps * root)
+        torch._foreach_add_(denoms, floor)
         stepping.scale_(exp_avgs, beta1)
-        torch._foreach_addcdiv_(exp_avgs, some_grads, denoms, (1 - beta1) * lr * root)
+        torch._foreach_addcdiv_(exp_avgs, grads, denoms, gain)
         if lr:
-            torch._foreach_add_(some_params, exp_avgs, alpha=-lr / correction)
+            torch._foreach_add_(params, exp_avgs, alpha=-rate)
 
-        if weight_decay and not decay_by_lr:
-            stepping.scale_(some_params, 1 - weight_decay)
+        if weight_decay and not group["decay_by_lr"]:
+            stepping.scale_(params, 1 - weight_decay)
+
+
+@torch.compiler.disable
+def _fused_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
+    fused.step(tensors, group)
+
+
+_FORMS = {
+    "single": _single_tensor_laprop,
+    "graph": _graph_laprop,
+    "foreach": _multi_tensor_laprop,
+    "fused": _fused_laprop,
+}

@@ -101,7 +101,10 @@ CASES = {
     "nu below mu": (noise(), warmed_up, {"betas": (0.99, 0.5)}),
     "maximize": (noise(), steady, {"maximize": True, "amsgrad": True}),
 }
-FORMS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+SWITCHES = [{"foreach": False}, {"foreach": True}, {"capturable": True}, {"fused": True}]
+SWITCH_NAMES = ["single", "foreach", "capturable", "fused"]
+FORMS = pytest.mark.parametrize("form", SWITCHES, ids=SWITCH_NAMES)
+FORMS_BUT_FUSED = pytest.mark.parametrize("form", SWITCHES[:-1], ids=SWITCH_NAMES[:-1])
 
 
 def run(make, gradients, schedule, start=None):
@@ -120,13 +123,11 @@ def run(make, gradients, schedule, start=None):
 
 @FORMS
 @pytest.mark.parametrize("case", CASES)
-def test_follows_the_published_update(case, foreach):
+def test_follows_the_published_update(case, form):
     gradients, schedule, options = CASES[case]
     options = {"betas": (0.9, 0.999), "eps": 1e-15, **options}
     start = np.linspace(-2.0, 2.0, SIZE)
-    path = run(
-        lambda params: LaProp(params, foreach=foreach, **options), gradients, schedule, start
-    )
+    path = run(lambda params: LaProp(params, **form, **options), gradients, schedule, start)
     expected = [
         published(gradients[:, i], schedule, start[i], **options) for i in range(start.size)
     ]
@@ -146,15 +147,18 @@ def test_defaults_are_the_published_ones():
         "centered": False,
         "maximize": False,
         "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "fused": None,
     }
 
 
 @FORMS
-def test_update_is_a_weighted_mean_of_normalised_gradients(foreach):
+def test_update_is_a_weighted_mean_of_normalised_gradients(form):
     """The closed form: no recursion, all of the past summed anew at each step."""
     mu, nu = 0.9, 0.97
     gradients, lrs = noise(), np.array([dropped(t) for t in range(STEPS)])
-    path = run(lambda p: LaProp(p, betas=(mu, nu), eps=0.0, foreach=foreach), gradients, dropped)
+    path = run(lambda p: LaProp(p, betas=(mu, nu), eps=0.0, **form), gradients, dropped)
     normalised = np.empty_like(gradients)
     for t in range(STEPS):
         weights = nu ** np.arange(t, -1, -1)[:, None]
@@ -168,52 +172,44 @@ def test_update_is_a_weighted_mean_of_normalised_gradients(foreach):
 
 @FORMS
 @pytest.mark.parametrize("schedule", [steady, dropped, warmed_up, switched_off])
-def test_is_momentum_of_signs_at_nu_0(schedule, foreach):
+def test_is_momentum_of_signs_at_nu_0(schedule, form):
     gradients = noise(orders=6)
     gradients[::7] = 0.0
-    laprop = run(
-        lambda p: LaProp(p, betas=(0.8, 0.0), eps=1e-200, foreach=foreach), gradients, schedule
-    )
-    signs = run(
-        lambda p: SignSGD(p, momentum=0.8, momentum_of="sign", foreach=foreach), gradients, schedule
-    )
+    laprop = run(lambda p: LaProp(p, betas=(0.8, 0.0), eps=1e-200, **form), gradients, schedule)
+    signs = run(lambda p: SignSGD(p, momentum=0.8, momentum_of="sign"), gradients, schedule)
     np.testing.assert_allclose(laprop, signs, rtol=1e-12, atol=1e-13)
 
 
 @FORMS
-def test_is_sign_sgd_at_mu_and_nu_0(foreach):
+def test_is_sign_sgd_at_mu_and_nu_0(form):
     gradients = noise(orders=6)
-    laprop = run(
-        lambda p: LaProp(p, betas=(0.0, 0.0), eps=0.0, foreach=foreach), gradients, dropped
-    )
-    signs = run(lambda p: SignSGD(p, foreach=foreach), gradients, dropped)
+    laprop = run(lambda p: LaProp(p, betas=(0.0, 0.0), eps=0.0, **form), gradients, dropped)
+    signs = run(SignSGD, gradients, dropped)
     np.testing.assert_allclose(laprop, signs, rtol=1e-12, atol=1e-13)
 
 
 @FORMS
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_is_adam_at_mu_0(amsgrad, foreach):
+def test_is_adam_at_mu_0(amsgrad, form):
     options = {"betas": (0.0, 0.9), "eps": 1e-3, "amsgrad": amsgrad}
     gradients = fading()
-    laprop = run(lambda p: LaProp(p, foreach=foreach, **options), gradients, dropped)
+    laprop = run(lambda p: LaProp(p, **form, **options), gradients, dropped)
     adam = run(lambda p: torch.optim.Adam(p, foreach=False, **options), gradients, dropped)
     np.testing.assert_allclose(laprop, adam, rtol=1e-11, atol=1e-13)
 
 
 @FORMS
-def test_is_not_adam_otherwise(foreach):
+def test_is_not_adam_otherwise(form):
     """Guards the test above: with momentum, the order of averaging and normalising matters."""
     gradients = fading()
-    laprop = run(lambda p: LaProp(p, betas=(0.9, 0.9), foreach=foreach), gradients, steady)
+    laprop = run(lambda p: LaProp(p, betas=(0.9, 0.9), **form), gradients, steady)
     adam = run(lambda p: torch.optim.Adam(p, betas=(0.9, 0.9), foreach=False), gradients, steady)
     assert np.abs(laprop - adam).max() > 1e-3
 
 
 @FORMS
-def test_a_constant_gradient_gives_steps_of_lr(foreach):
-    path = run(
-        lambda p: LaProp(p, betas=(0.9, 0.99), foreach=foreach), np.full((60, 2), -3e-5), steady
-    )
+def test_a_constant_gradient_gives_steps_of_lr(form):
+    path = run(lambda p: LaProp(p, betas=(0.9, 0.99), **form), np.full((60, 2), -3e-5), steady)
     np.testing.assert_allclose(np.diff(path, axis=0), 1e-2, rtol=1e-8)
 
 
@@ -226,8 +222,8 @@ def wild():
 @FORMS
 @pytest.mark.parametrize("nu", [0.0, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.99])
-def test_updates_are_bounded(mu, nu, foreach):
-    path = run(lambda p: LaProp(p, betas=(mu, nu), foreach=foreach), wild(), steady)
+def test_updates_are_bounded(mu, nu, form):
+    path = run(lambda p: LaProp(p, betas=(mu, nu), **form), wild(), steady)
     updates = np.abs(np.diff(path, axis=0, prepend=0.0))
     bound = 1e-2 * np.sqrt((1 - nu ** np.arange(1, 41)) / (1 - nu))
     assert bound[-1] <= 1e-2 / math.sqrt(1 - nu)
@@ -242,18 +238,18 @@ def test_adam_is_not_bounded_at_nu_below_mu():
 
 
 @FORMS
-def test_the_bound_is_reached(foreach):
+def test_the_bound_is_reached(form):
     """One gradient after a long silence, with mu = 0."""
     gradients = np.zeros((2000, 1))
     gradients[-1] = 5.0
-    path = run(lambda p: LaProp(p, betas=(0.0, 0.99), foreach=foreach), gradients, steady)
+    path = run(lambda p: LaProp(p, betas=(0.0, 0.99), **form), gradients, steady)
     np.testing.assert_allclose(-path[-1], 1e-2 / math.sqrt(1 - 0.99), rtol=1e-7)
 
 
 @FORMS
-def test_centering_starts_after_ten_steps(foreach):
+def test_centering_starts_after_ten_steps(form):
     gradients = noise(drift=2.0)[:14]
-    options = {"betas": (0.0, 0.9), "foreach": foreach}
+    options = {"betas": (0.0, 0.9), **form}
     centered = run(lambda p: LaProp(p, centered=True, **options), gradients, steady)
     plain = run(lambda p: LaProp(p, **options), gradients, steady)
     np.testing.assert_array_equal(centered[:10], plain[:10])
@@ -261,7 +257,7 @@ def test_centering_starts_after_ten_steps(foreach):
 
 
 @FORMS
-def test_a_negative_variance_counts_as_zero(foreach):
+def test_a_negative_variance_counts_as_zero(form):
     """Long constant gradients: rounding makes n - h^2 negative for some of these numbers."""
     gradients = np.broadcast_to(np.linspace(0.1, 10.0, 400), (150, 400))
     second, mean, negative = 0.0, 0.0, 0
@@ -270,7 +266,7 @@ def test_a_negative_variance_counts_as_zero(foreach):
         negative += int((second - mean**2 < 0).sum())
     assert negative > 0, "the test has lost its point"
     path = run(
-        lambda p: LaProp(p, betas=(0.9, 0.5), eps=1e-3, centered=True, foreach=foreach),
+        lambda p: LaProp(p, betas=(0.9, 0.5), eps=1e-3, centered=True, **form),
         gradients,
         steady,
     )
@@ -278,9 +274,9 @@ def test_a_negative_variance_counts_as_zero(foreach):
 
 
 @FORMS
-def test_lr_zero_does_not_move_but_remembers(foreach):
+def test_lr_zero_does_not_move_but_remembers(form):
     param = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    optimizer = LaProp([param], lr=1e-2, foreach=foreach)
+    optimizer = LaProp([param], lr=1e-2, **form)
     for lr in (1e-2, 0.0):
         optimizer.param_groups[0]["lr"] = lr
         before = param.detach().clone()
@@ -292,9 +288,9 @@ def test_lr_zero_does_not_move_but_remembers(foreach):
 
 
 @FORMS
-def test_state_follows_a_written_out_first_step(foreach):
+def test_state_follows_a_written_out_first_step(form):
     param = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
-    optimizer = LaProp([param], lr=0.1, betas=(0.9, 0.99), foreach=foreach)
+    optimizer = LaProp([param], lr=0.1, betas=(0.9, 0.99), **form)
     param.grad = torch.tensor([3.0, -4.0], dtype=torch.float64)
     optimizer.step()
     state = optimizer.state[param]

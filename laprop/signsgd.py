@@ -8,14 +8,16 @@ keeps LaProp's convention for changes of the learning rate, so that the two agre
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from laprop import arguments, stepping
-from laprop.stepping import State
+
+# c of the equations, in the state
+CORRECTIONS = ("exp_avg_lr",)
 
 
 class SignSGD(Optimizer):
@@ -49,13 +51,17 @@ class SignSGD(Optimizer):
         maximize: ascend instead of descending.
         foreach: whether to update all parameters of a group together; None: as torch does, only
             where all are on an accelerator.
+        capturable: whether the step can be captured in a CUDA graph; a for-loop then, like
+        differentiable: whether autograd can go through the step (not through the sign, whose
+            gradient is 0).
 
-    State of each parameter: ``step``; unless momentum is 0, ``momentum_buffer`` (m) and the float
-    ``exp_avg_lr`` (c, used with the momentum of signs only).
+    State of each parameter: ``step``; unless momentum is 0, ``momentum_buffer`` (m) and
+    ``exp_avg_lr`` (c, used with the momentum of signs only; a number in a state dict).
 
     Raises:
         ValueError: an argument, in the constructor or in a parameter group, is out of its range.
-        RuntimeError: a gradient is sparse, or the step is captured in a CUDA graph.
+        RuntimeError: a gradient is sparse, or the step is captured in a CUDA graph while not
+            capturable.
 
     Example::
 
@@ -75,6 +81,8 @@ class SignSGD(Optimizer):
         momentum_of: Literal["gradient", "sign"] = "gradient",
         maximize: bool = False,
         foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -83,51 +91,66 @@ class SignSGD(Optimizer):
             "momentum_of": momentum_of,
             "maximize": maximize,
             "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
         }
         super().__init__(params, _checked(defaults))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group({**param_group, **_checked({**self.defaults, **param_group})})
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the bias correction c as a number.
+
+        As a tensor, ``load_state_dict`` would cast it to the precision of the parameter.
+        """
+        return stepping.with_numbers(super().state_dict(), CORRECTIONS)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("momentum_of", "gradient")
             group.setdefault("maximize", False)
-            group.setdefault("foreach", None)
-        stepping.restore_steps(self.state)
+            stepping.restore_form(group)
+        stepping.restore_numbers(self.param_groups, self.state, CORRECTIONS)
 
-    @torch.no_grad()
+    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once; returns the loss of the closure, if there is one."""
         loss = stepping.evaluate(closure)
         for group in self.param_groups:
-            params = stepping.with_gradients(group["params"], "SignSGD")
-            if not params:
-                continue
-            multi = stepping.use_foreach(params, group["foreach"])
-            (_multi_tensor_signsgd if multi else _single_tensor_signsgd)(
-                params,
-                [param.grad for param in params],  # pyright: ignore[reportArgumentType]
-                [self._state(param, group) for param in params],
-                lr=float(group["lr"]),
-                momentum=group["momentum"],
-                weight_decay=group["weight_decay"],
-                of_sign=group["momentum_of"] == "sign",
-                maximize=group["maximize"],
-            )
+            tensors = _Tensors([], [], [], [], [])
+            self._init_group(group, *tensors)
+            if tensors.params:
+                _FORMS[stepping.form(tensors.params, group)](tensors, group)
         return loss
 
-    def _state(self, param: Tensor, group: dict[str, Any]) -> State:
-        state = self.state[param]
-        if not state:
-            state["step"] = stepping.new_step()
-        # Not with the step: momentum may be switched on in the middle of a run.
-        if group["momentum"] and "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            # A float, because load_state_dict would cast a tensor to the parameter's precision.
-            state["exp_avg_lr"] = 0.0
-        return state
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        buffers: list[Tensor],
+        steps: list[Tensor],
+        corrections: list[Tensor],
+    ) -> None:
+        """Append what takes part in this step; state that is missing is made."""
+        params.extend(stepping.with_gradients(group, "SignSGD"))
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["step"] = stepping.new_step(param, group)
+            # Not with the step: momentum may be switched on in the middle of a run.
+            if group["momentum"] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(
+                    param, memory_format=torch.preserve_format
+                )
+                state["exp_avg_lr"] = stepping.new_number(0.0, param, group)
+            grads.append(param.grad)  # pyright: ignore[reportArgumentType]
+            steps.append(state["step"])
+            if group["momentum"]:
+                buffers.append(state["momentum_buffer"])
+                corrections.append(state["exp_avg_lr"])
 
 
 def _checked(group: dict[str, Any]) -> dict[str, Any]:
@@ -137,34 +160,47 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
         "weight_decay": arguments.at_least_zero("weight_decay", group["weight_decay"]),
         "momentum_of": arguments.one_of("momentum_of", group["momentum_of"], ("gradient", "sign")),
         "maximize": arguments.flag("maximize", group["maximize"]),
-        "foreach": arguments.foreach(group["foreach"]),
+        **arguments.form(group),
     }
 
 
-def _advance(state: State, lr: float, momentum: float) -> float:
-    """Count the step; returns c of the equations."""
-    stepping.count(state)
+class _Tensors(NamedTuple):
+    """What takes part in the step of a group, parameter by parameter."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    buffers: list[Tensor]  # empty without momentum, as are the corrections
+    steps: list[Tensor]
+    corrections: list[Tensor]
+
+
+def _advance(tensors: _Tensors, i: int, lr: float, momentum: float) -> float:
+    """Count the step; returns lr / c of the equations, and 0 at lr = 0."""
+    tensors.steps[i].add_(stepping.ONE)
     if not momentum:
-        return lr
-    state["exp_avg_lr"] = correction = momentum * state["exp_avg_lr"] + (1 - momentum) * lr
-    return correction
+        return 1.0
+    c = momentum * tensors.corrections[i].item() + (1 - momentum) * lr
+    tensors.corrections[i].fill_(c)
+    return lr / c if lr else 0.0
 
 
-def _single_tensor_signsgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    of_sign: bool,
-    maximize: bool,
-) -> None:
-    for param, grad, state in zip(params, grads, states, strict=True):
-        correction = _advance(state, lr, momentum)
-        param, grad = stepping.real(param), stepping.real(grad)
-        if maximize:
+def _advance_in_graph(
+    tensors: _Tensors, i: int, lr: float | Tensor, momentum: float
+) -> float | Tensor:
+    """The same without reading a number."""
+    tensors.steps[i].add_(1)
+    if not momentum:
+        return 1.0
+    c = tensors.corrections[i].mul_(momentum).add_(lr * (1 - momentum))
+    return torch.where(c > 0, c, 1).reciprocal() * lr  # c = 0 says that every lr so far was 0
+
+
+def _single_tensor_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, momentum, weight_decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+    for i, param in enumerate(tensors.params):
+        rate = _advance(tensors, i, lr, momentum)
+        param, grad = stepping.real(param), stepping.real(tensors.grads[i])
+        if group["maximize"]:
             grad = -grad
 
         if weight_decay:
@@ -173,45 +209,71 @@ def _single_tensor_signsgd(
         if not momentum:
             param.add_(grad.sign(), alpha=-lr)
             continue
-        buffer = stepping.real(state["momentum_buffer"])
-        if of_sign:
+        buffer = stepping.real(tensors.buffers[i])
+        if group["momentum_of"] == "sign":
             buffer.mul_(momentum).add_(grad.sign(), alpha=(1 - momentum) * lr)
             if lr:
-                param.add_(buffer, alpha=-lr / correction)
+                param.add_(buffer, alpha=-rate)
         else:
             buffer.lerp_(grad, 1 - momentum)
             param.add_(buffer.sign(), alpha=-lr)
 
 
-def _multi_tensor_signsgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    of_sign: bool,
-    maximize: bool,
-) -> None:
-    keys = [_advance(state, lr, momentum) for state in states]
-    for key, some_params, some_grads, some_states in stepping.buckets(params, grads, states, keys):
-        correction = key
-        if maximize:
-            some_grads = torch._foreach_neg(some_grads)
+def _graph_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
+    """The for-loop form in tensors alone, which a CUDA graph, a compiler and autograd can follow.
+
+    Autograd must find what it has saved unchanged, so that it gets copies of the buffers.
+    """
+    saved = torch.clone if group["differentiable"] else stepping.itself
+    lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+    for i, param in enumerate(tensors.params):
+        rate = _advance_in_graph(tensors, i, lr, momentum)
+        param, grad = stepping.real(param), stepping.real(tensors.grads[i])
+        # A half-precision tensor would round the factors before it uses them.
+        wide = torch.promote_types(param.dtype, torch.float32)
+        if group["maximize"]:
+            grad = -grad
 
         if weight_decay:
-            stepping.scale_(some_params, 1 - lr * weight_decay)
+            param.sub_(saved(param).to(wide) * (lr * weight_decay))
 
         if not momentum:
-            torch._foreach_add_(some_params, torch._foreach_sign(some_grads), alpha=-lr)
+            param.sub_(grad.sign().to(wide) * lr)
             continue
-        buffers = stepping.column(some_states, "momentum_buffer")
-        if of_sign:
-            stepping.scale_(buffers, momentum)
-            torch._foreach_add_(buffers, torch._foreach_sign(some_grads), alpha=(1 - momentum) * lr)
-            if lr:
-                torch._foreach_add_(some_params, buffers, alpha=-lr / correction)
+        buffer = stepping.real(tensors.buffers[i])
+        if group["momentum_of"] == "sign":
+            buffer.mul_(momentum).add_(grad.sign().to(wide) * lr * (1 - momentum))
+            param.sub_(saved(buffer).to(wide) * rate)
         else:
-            torch._foreach_lerp_(buffers, some_grads, 1 - momentum)
-            torch._foreach_add_(some_params, torch._foreach_sign(buffers), alpha=-lr)
+            buffer.lerp_(grad, 1 - momentum)
+            param.sub_(buffer.sign().to(wide) * lr)
+
+
+def _multi_tensor_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
+    lr, momentum, weight_decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+    rates = [_advance(tensors, i, lr, momentum) for i in range(len(tensors.params))]
+    for rate, (params, grads, buffers) in stepping.buckets(tensors[:3], rates):
+        if group["maximize"]:
+            grads = torch._foreach_neg(grads)
+
+        if weight_decay:
+            stepping.scale_(params, 1 - lr * weight_decay)
+
+        if not momentum:
+            torch._foreach_add_(params, torch._foreach_sign(grads), alpha=-lr)
+            continue
+        if group["momentum_of"] == "sign":
+            stepping.scale_(buffers, momentum)
+            torch._foreach_add_(buffers, torch._foreach_sign(grads), alpha=(1 - momentum) * lr)
+            if lr:
+                torch._foreach_add_(params, buffers, alpha=-rate)
+        else:
+            torch._foreach_lerp_(buffers, grads, 1 - momentum)
+            torch._foreach_add_(params, torch._foreach_sign(buffers), alpha=-lr)
+
+
+_FORMS = {
+    "single": _single_tensor_signsgd,
+    "graph": _graph_signsgd,
+    "foreach": _multi_tensor_signsgd,
+}

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from laprop import SignSGD
-from laprop.laprop_test import FORMS, SIZE, dropped, noise, run, steady, switched_off, warmed_up
+from laprop.laprop_test import (
+    FORMS_BUT_FUSED,
+    SIZE,
+    dropped,
+    noise,
+    run,
+    steady,
+    switched_off,
+    warmed_up,
+)
 
 
 def with_zeros():
@@ -64,25 +73,23 @@ CASES = {
 }
 
 
-@FORMS
+@FORMS_BUT_FUSED
 @pytest.mark.parametrize("case", CASES)
-def test_follows_its_equations(case, foreach):
+def test_follows_its_equations(case, form):
     gradients, schedule, options = CASES[case]
     start = np.linspace(-2.0, 2.0, SIZE)
-    path = run(
-        lambda params: SignSGD(params, foreach=foreach, **options), gradients, schedule, start
-    )
+    path = run(lambda params: SignSGD(params, **form, **options), gradients, schedule, start)
     expected = [
         written_out(gradients[:, i], schedule, start[i], **options) for i in range(start.size)
     ]
     np.testing.assert_allclose(path, np.transpose(expected), rtol=1e-11, atol=1e-12)
 
 
-@FORMS
-def test_momentum_of_signs_is_bias_corrected(foreach):
+@FORMS_BUT_FUSED
+def test_momentum_of_signs_is_bias_corrected(form):
     """With a constant sign every step has the size lr, from the first one on."""
     path = run(
-        lambda p: SignSGD(p, momentum=0.99, momentum_of="sign", foreach=foreach),
+        lambda p: SignSGD(p, momentum=0.99, momentum_of="sign", **form),
         np.full((30, 2), 1e-9),
         steady,
     )
@@ -98,10 +105,10 @@ def test_the_two_momenta_differ():
     assert after[-1] < after[0]
 
 
-@FORMS
-def test_momentum_can_be_switched_on_later(foreach):
+@FORMS_BUT_FUSED
+def test_momentum_can_be_switched_on_later(form):
     param = torch.zeros(2, requires_grad=True)
-    optimizer = SignSGD([param], lr=0.25, foreach=foreach)
+    optimizer = SignSGD([param], lr=0.25, **form)
     for momentum in (0.0, 0.5):
         optimizer.param_groups[0]["momentum"] = momentum
         param.grad = torch.tensor([3.0, -3.0])

@@ -1,9 +1,9 @@
-"""What the steps of all optimizers share: finding gradients, choosing the form, bucketing."""
+"""What the steps of all optimizers share: gradients, the form, numbers in the state, buckets."""
 
 # The foreach functions are public in use, not in name.
 # pyright: reportPrivateImportUsage=false
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.optimizer import _default_to_fused_or_foreach
 State = dict[str, Any]
 
 # Adding a tensor takes half the time of adding a number, which is made into a tensor each time.
-_ONE = torch.ones((), device="cpu")
+ONE = torch.ones((), device="cpu")
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:
@@ -24,34 +24,28 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def with_gradients(params: Iterable[Tensor], optimizer: str) -> list[Tensor]:
-    """The parameters that take part in this step."""
-    present = [param for param in params if param.grad is not None]
-    # Corrections and counts are Python numbers: a captured graph would replay them frozen.
-    if present and present[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"{optimizer} cannot be captured in a CUDA graph")
-    for param in present:
-        if param.grad.layout != torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
+def with_gradients(group: dict[str, Any], optimizer: str) -> list[Tensor]:
+    """The parameters of a group that take part in this step."""
+    params = [param for param in group["params"] if param.grad is not None]
+    # Elsewhere corrections are Python's numbers, which a captured graph would replay frozen.
+    in_graph = params and params[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    if in_graph and not (group.get("capturable") or group.get("fused")):
+        raise RuntimeError(f"{optimizer} cannot be captured in a CUDA graph unless capturable=True")
+    for param in params:
+        if param.grad.layout is not torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
             raise RuntimeError(f"{optimizer} does not support sparse gradients")
-    return present
+    return params
 
 
-def new_step() -> Tensor:
-    """A zero in torch's own convention: 0-dim, on the CPU, of the default precision."""
-    wide = torch.get_default_dtype() == torch.float64
-    return torch.zeros((), dtype=torch.float64 if wide else torch.float32, device="cpu")
-
-
-def count(state: State) -> Tensor:
-    """Count a step of one parameter; returns the number of steps that it has taken."""
-    return state["step"].add_(_ONE)
-
-
-def restore_steps(state: dict[Any, State]) -> None:
-    """Turn counts that are plain numbers, as older checkpoints have them, into tensors."""
-    for entry in state.values():
-        if "step" in entry and not isinstance(entry["step"], Tensor):
-            entry["step"] = new_step() + float(entry["step"])
+def form(params: list[Tensor], group: dict[str, Any]) -> str:
+    """Which form of the step serves the group: fused, graph, foreach or single."""
+    if group.get("fused"):
+        return "fused"
+    # A compiler would take the numbers that the other forms read for constants, and compile again
+    # at every step.
+    if group["capturable"] or group["differentiable"] or torch.compiler.is_compiling():
+        return "graph"
+    return "foreach" if use_foreach(params, group["foreach"]) else "single"
 
 
 def use_foreach(params: list[Tensor], foreach: bool | None) -> bool:
@@ -63,33 +57,86 @@ def use_foreach(params: list[Tensor], foreach: bool | None) -> bool:
     return _default_to_fused_or_foreach(params, differentiable=False)[1]
 
 
+# ---- numbers in the state: the count of steps, bias corrections
+
+
+def new_step(param: Tensor, group: dict[str, Any], value: float = 0.0) -> Tensor:
+    """A count in torch's own convention: 0-dim; beside the parameter where a kernel counts, else
+    on the CPU and of the default precision."""
+    if _beside_parameter(group):
+        return torch.full((), value, dtype=torch.float32, device=param.device)
+    wide = torch.get_default_dtype() == torch.float64
+    return torch.full((), value, dtype=torch.float64 if wide else torch.float32, device="cpu")
+
+
+def new_number(value: float, param: Tensor, group: dict[str, Any]) -> Tensor:
+    """A number that a parameter's elements share; at full precision whatever the parameter's."""
+    device = param.device if _beside_parameter(group) else "cpu"
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _beside_parameter(group: dict[str, Any]) -> bool:
+    return bool(group.get("fused") or group.get("capturable") or group.get("differentiable"))
+
+
+def with_numbers(state_dict: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A state dict with these entries as plain numbers instead of tensors."""
+    entries = {
+        key: {
+            name: value.item() if name in names and isinstance(value, Tensor) else value
+            for name, value in entry.items()
+        }
+        for key, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": entries}
+
+
+def restore_numbers(
+    groups: list[dict[str, Any]], state: dict[Any, State], names: Iterable[str] = ()
+) -> None:
+    """Turn plain numbers, as checkpoints have them, into tensors; the older ones the count too."""
+    for group in groups:
+        for param in group["params"]:
+            entry = state.get(param, {})
+            if "step" in entry and not isinstance(entry["step"], Tensor):
+                entry["step"] = new_step(param, group, float(entry["step"]))
+            for name in names:
+                if name in entry and not isinstance(entry[name], Tensor):
+                    entry[name] = new_number(float(entry[name]), param, group)
+
+
+def restore_form(group: dict[str, Any]) -> None:
+    """The switches between forms that a checkpoint of an earlier version lacks."""
+    group.setdefault("foreach", None)
+    group.setdefault("capturable", False)
+    group.setdefault("differentiable", False)
+
+
 def real(tensor: Tensor) -> Tensor:
     """A complex number is two real parameters, as in torch's own optimizers."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def buckets(
-    params: list[Tensor], grads: list[Tensor], states: list[State], keys: Iterable[Hashable]
-) -> list[tuple[Any, list[Tensor], list[Tensor], list[State]]]:
+    tables: Sequence[list[Tensor]], keys: Iterable[Hashable]
+) -> list[tuple[Any, list[list[Tensor]]]]:
     """Split into runs of one device, dtype and key, so that each foreach call takes plain scalars.
 
     The key holds whatever differs between parameters that missed different steps; when none did,
-    which is the rule, there is one bucket per device and dtype.
+    which is the rule, there is one bucket per device and dtype. ``tables`` has the parameters
+    first; a table may be empty. Complex tensors come out as real ones.
     """
-    found: dict[Hashable, tuple[Any, list[Tensor], list[Tensor], list[State]]] = {}
-    for param, grad, state, key in zip(params, grads, states, keys, strict=True):
-        whole_key = (param.device, param.dtype, key)
-        if whole_key not in found:
-            found[whole_key] = (key, [], [], [])
-        _, bucket_params, bucket_grads, bucket_states = found[whole_key]
-        bucket_params.append(real(param))
-        bucket_grads.append(real(grad))
-        bucket_states.append(state)
-    return list(found.values())
-
-
-def column(states: list[State], name: str) -> list[Tensor]:
-    return [real(state[name]) for state in states]
+    found: dict[Hashable, tuple[Any, list[int]]] = {}
+    for place, (param, key) in enumerate(zip(tables[0], keys, strict=True)):
+        found.setdefault((param.device, param.dtype, key), (key, []))[1].append(place)
+    return [
+        (key, [[real(table[place]) for place in places] if table else [] for table in tables])
+        for key, places in found.values()
+    ]
 
 
 def scale_(tensors: list[Tensor], factor: float) -> None:

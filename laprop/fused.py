@@ -1,0 +1,301 @@
+"""The fused form: one pass over memory, by a kernel compiled at first use from ``fused.cpp``.
+
+On a CPU the machine's C++ compiler makes a shared library, once for each number type and option
+in question; it stays in ``$XDG_CACHE_HOME/laprop`` (``~/.cache/laprop``) for later processes. On
+CUDA the compiler that comes with torch does it. The number and the shapes of parameters never
+matter, and the step can be captured in a CUDA graph.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("fused.cpp")
+CAPACITY = 400  # as in the source
+GPU_BLOCK = 256  # threads
+GPU_STRETCH = 8192  # elements a block
+# Below this number of elements a thread costs more than it saves.
+CPU_STRETCH = 16384
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = (
+    "-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp",
+    "-fno-math-errno", "-fno-trapping-math",  # else a square root is not vectorized
+)  # fmt: skip
+
+# The number in which a type is stored; a complex number is two of them.
+SCALARS = {
+    torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3,
+    torch.complex64: 0, torch.complex128: 1,
+}  # fmt: skip
+
+_Addresses = ctypes.c_longlong * CAPACITY
+TABLES = (
+    "param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_mean_avg_beta2",
+    "step", "exp_avg_lr_1", "exp_avg_lr_2",
+)  # fmt: skip
+
+
+class Arguments(ctypes.Structure):
+    """The struct of the same name in the source."""
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("lr", "beta1", "beta2", "rest1", "rest2")),
+        *((name, ctypes.c_double) for name in ("eps", "scale_before", "scale_after", "sign")),
+        ("lr_address", ctypes.c_longlong),
+        ("factors", ctypes.c_longlong),
+        ("count", ctypes.c_longlong),
+        ("workers", ctypes.c_longlong),
+        ("first", ctypes.c_longlong * (CAPACITY + 1)),
+        *((name, _Addresses) for name in TABLES),
+    ]
+
+
+def check_device(param: Tensor) -> None:
+    """Refuse what the kernel cannot reach: other devices, number types and tensor subclasses."""
+    if param.device.type not in ("cpu", "cuda") or torch.version.hip and param.is_cuda:
+        raise RuntimeError(
+            f"fused=True works on cpu and cuda, but a parameter is on {param.device}: "
+            "use fused=False"
+        )
+    if param.dtype not in SCALARS:
+        raise RuntimeError(f"fused=True does not support {param.dtype}: use fused=False")
+    if type(param) not in (Tensor, torch.nn.Parameter) and not isinstance(param, torch.nn.Buffer):
+        raise RuntimeError(
+            f"fused=True takes plain tensors, but a parameter is a {type(param).__name__}: "
+            "use fused=False"
+        )
+
+
+def step(tables: Sequence[list[Tensor]], group: dict[str, Any]) -> None:
+    """One step of all parameters of a group.
+
+    Args:
+        tables: the lists of tensors in the order of ``TABLES``; those of the maximum and of the
+            mean are empty where the option is off.
+        group: the options of the parameter group.
+
+    Raises:
+        RuntimeError: no compiler, or tensors of one parameter differ in device, type or size.
+    """
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, param in enumerate(tables[0]):
+        places.setdefault((param.device, param.dtype), []).append(place)
+    for (device, dtype), chosen in places.items():
+        some = tables
+        if len(places) > 1:
+            some = [[table[place] for place in chosen] if table else table for table in tables]
+        for start in range(0, len(chosen), CAPACITY):
+            part = slice(start, start + CAPACITY)
+            _step_alike([table[part] for table in some], device, dtype, group)
+
+
+def _step_alike(
+    tables: Sequence[list[Tensor]],
+    device: torch.device,
+    dtype: torch.dtype,
+    group: dict[str, Any],
+) -> None:
+    """At most ``CAPACITY`` parameters of one device and type."""
+    params, count = tables[0], len(tables[0])
+    tables, written_back = _flat(tables, device, dtype)
+    lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
+    factors = torch.empty(4 * count, dtype=torch.float64, device=device)
+    arguments = Arguments(
+        beta1=beta1,
+        beta2=beta2,
+        rest1=1 - beta1,
+        rest2=1 - beta2,
+        eps=group["eps"],
+        scale_before=weight_decay if group["decay_by_lr"] else 0.0,
+        scale_after=1.0 if group["decay_by_lr"] else 1 - weight_decay,
+        sign=-1.0 if group["maximize"] else 1.0,
+        factors=factors.data_ptr(),
+        count=count,
+    )
+    if isinstance(lr, Tensor):
+        lr = lr.to(device=device, dtype=torch.float64)
+        arguments.lr_address = lr.data_ptr()
+    else:
+        arguments.lr = lr
+    numbers = 2 if dtype.is_complex else 1
+    ends = list(accumulate((numbers * param.numel() for param in params), initial=0))
+    arguments.first[: count + 1] = ends
+    for name, table in zip(TABLES, tables, strict=True):
+        if table:
+            getattr(arguments, name)[:count] = list(map(Tensor.data_ptr, table))
+
+    options = (SCALARS[dtype], group["amsgrad"], group["centered"])
+    if device.type == "cpu":
+        arguments.workers = max(1, min(torch.get_num_threads(), ends[-1] // CPU_STRETCH))
+        _cpu_kernel(*options)(ctypes.byref(arguments))
+    else:
+        arguments.workers = max(1, -(-ends[-1] // GPU_STRETCH))
+        advance, update = _cuda_kernels(*options, device.index)
+        with torch.cuda.device(device):
+            _launch(advance, -(-count // GPU_BLOCK), arguments)
+            _launch(update, arguments.workers, arguments)
+    for kept, used in written_back:
+        kept.copy_(used)
+    torch.autograd.graph.increment_version(params)
+
+
+def _flat(
+    tables: Sequence[list[Tensor]], device: torch.device, dtype: torch.dtype
+) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Tensors whose elements lie in memory without gaps, in the same order for each parameter.
+
+    Where that is not so already, a copy takes part; the pairs say what to write back afterwards.
+    """
+    moments = [table for table in tables[:6] if table]
+    sizes = list(map(Tensor.numel, moments[0]))
+    for table in moments:
+        if not (
+            {tensor.dtype for tensor in table} == {dtype}
+            and {tensor.device for tensor in table} == {device}
+            and list(map(Tensor.numel, table)) == sizes
+        ):
+            raise RuntimeError(
+                "fused=True needs parameter, gradient and state alike in device, type and size"
+            )
+    if all(_plain(table) for table in moments):
+        return list(tables), []
+
+    copied = [list(table) for table in tables]
+    written_back = []
+    for place, exp_avg in enumerate(tables[2]):
+        # Strides that empty_like keeps leave no gaps: a transposed or channels-last tensor.
+        layout = torch.empty_like(exp_avg)
+        for number, table in enumerate(tables[:6]):
+            if table and (table[place].stride() != layout.stride() or _lazy([table[place]])):
+                copied[number][place] = torch.empty_like(layout).copy_(table[place])
+                if table is not tables[1]:
+                    written_back.append((table[place], copied[number][place]))
+    return copied, written_back
+
+
+def _plain(table: list[Tensor]) -> bool:
+    """Whether all are contiguous and hold their numbers as they are."""
+    return all(map(Tensor.is_contiguous, table)) and not _lazy(table)
+
+
+def _lazy(table: list[Tensor]) -> bool:
+    """Whether a conjugation or a change of sign is still to be done."""
+    return any(map(Tensor.is_neg, table)) or any(map(Tensor.is_conj, table))
+
+
+# ---- compiling and calling
+
+
+@functools.cache
+def _cpu_kernel(scalar: int, amsgrad: bool, centered: bool) -> Callable[..., None]:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise RuntimeError(
+            "fused=True on a CPU needs a C++ compiler, and none of "
+            f"$CXX, {', '.join(COMPILERS)} is here: install one, or use fused=False"
+        )
+    command = [*compiler.split(), *FLAGS, *_defines(scalar, amsgrad, centered), str(SOURCE)]
+    key = hashlib.sha256(
+        "\n".join([*command, _compiler_version(compiler), _processor()]).encode()
+        + SOURCE.read_bytes()
+    ).hexdigest()[:20]
+    name = f"laprop-{key}.so"
+    folder = _cache_folder()
+    path = folder / name
+    if not path.exists():
+        # Other processes may do the same: each writes a file of its own, the last rename wins.
+        with tempfile.TemporaryDirectory(dir=folder) as private:
+            made = Path(private) / name
+            done = subprocess.run(
+                [*command, "-o", str(made)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(
+                    f"fused=True: {compiler} could not compile the kernel; use fused=False, or "
+                    f"another compiler in $CXX\n{done.stderr.strip()}"
+                )
+            os.replace(made, path)
+    kernel = ctypes.CDLL(str(path)).step_all
+    kernel.argtypes, kernel.restype = [ctypes.c_void_p], None
+    return kernel
+
+
+def _defines(scalar: int, amsgrad: bool, centered: bool) -> list[str]:
+    return [f"-DSCALAR={scalar}", f"-DAMSGRAD={amsgrad:d}", f"-DCENTERED={centered:d}"]
+
+
+def _compiler_version(compiler: str) -> str:
+    try:
+        done = subprocess.run(
+            [*compiler.split(), "--version"], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise RuntimeError(
+            f"fused=True on a CPU needs a C++ compiler, but $CXX={compiler!r} does not start "
+            f"({error.strerror}): install one, or use fused=False"
+        ) from None
+    return done.stdout
+
+
+def _processor() -> str:
+    """What -march=native looks at: a home directory may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))
+
+
+def _cache_folder() -> Path:
+    """A folder that this user alone writes, since what lies in it is loaded as code."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laprop"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return _private_folder()
+
+
+@functools.cache
+def _private_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="laprop-"))
+
+
+@functools.cache
+def _cuda_kernels(scalar: int, amsgrad: bool, centered: bool, index: int) -> tuple[Any, Any]:
+    compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
+    if compile_kernel is None:
+        raise RuntimeError(f"fused=True on CUDA: torch {torch.__version__} cannot compile it")
+    source = SOURCE.read_text()
+    options = ["--std=c++17", *_defines(scalar, amsgrad, centered)]
+    with torch.cuda.device(index):
+        return tuple(
+            compile_kernel(source, name, nvcc_options=list(options))
+            for name in ("advance_all", "update_all")
+        )  # pyright: ignore[reportReturnType]
+
+
+def _launch(kernel: Any, blocks: int, arguments: Arguments) -> None:
+    """Torch's own launcher takes tensors and numbers, but no struct."""
+    from torch.cuda._utils import _check_cuda, _get_gpu_runtime_library
+
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+    stream = torch.cuda.current_stream()._as_parameter_
+    _check_cuda(
+        _get_gpu_runtime_library().cuLaunchKernel(
+            kernel.func, blocks, 1, 1, GPU_BLOCK, 1, 1, 0, stream, pointers, None
+        )
+    )
