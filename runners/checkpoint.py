@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from runners.loop import Progress
+from runners.provenance import made_by_other_code
+from runners.record import FILE_NAME
 
 
 def save_checkpoint(
@@ -44,18 +46,13 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
         size, saved, present = content["record_size"], content["states"], content["key"]
         if present != key:
             raise ValueError(f"belongs to run {present}")
-        if (path.parent / "record.jsonl").stat().st_size < size:
-            raise ValueError("the record is shorter than it was at the checkpoint")
     except Exception as error:  # torch raises many kinds for a file that is not what it was
-        aside = path.with_name(path.name + ".corrupt")
-        os.replace(path, aside)
-        reason = (str(error).splitlines() or [""])[0][:120]
-        print(
-            f"{path}: corrupted checkpoint ({type(error).__name__}: {reason}); "
-            f"set aside as {aside.name}, the run starts again",
-            file=sys.stderr,
-        )
-        return None
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        return _set_aside(path, f"corrupted checkpoint ({type(error).__name__}: {reason})")
+    if (path.parent / FILE_NAME).stat().st_size < size:
+        return _set_aside(path, f"{FILE_NAME} beside it is damaged: shorter than it was before")
+    if made_by_other_code(path.parent):
+        return _set_aside(path, "checkpoint of other code than the present")
     for name, state in states.items():
         if state is not None:
             state.load_state_dict(saved[name])
@@ -64,3 +61,9 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
     if torch.cuda.is_available() and "cuda_streams" in content:
         torch.cuda.set_rng_state_all(content["cuda_streams"])
     return size
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    aside = path.with_name(path.name + ".corrupt")
+    os.replace(path, aside)
+    print(f"{path}: {reason}; set aside as {aside.name}, the run starts again", file=sys.stderr)

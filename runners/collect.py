@@ -23,15 +23,18 @@ from runners.sweep import Job
 NOT_METRICS = ("step", "train_seconds")
 
 
-def collect(jobs: Sequence[Job], experiment: str) -> pd.DataFrame:
-    """The tidy table of all ``jobs``; raises ConfigError where one is not finished."""
+def collect(jobs: Sequence[Job], experiment: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
+    """The tidy table of all ``jobs``, which ``overrides`` have planned.
+
+    Raises ConfigError where one is not finished.
+    """
     tables = []
     for job in jobs:
         found = record.read_record(job.config.folder)
         if found is None or not found.status or found.status["status"] not in record.FINISHED:
             raise ConfigError(
                 f"{job.config.label} ({job.config.key}) is not finished; "
-                f"run the sweep first: python -m runners.run -m experiment={experiment}"
+                f"run the sweep first: python -m runners.run -m {' '.join(overrides)}"
             )
         tables.append(_table(found, experiment))
     tidy = pd.concat(tables, ignore_index=True)

@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -29,6 +30,11 @@ TUNING_SEEDS_START = 1_000_000
 
 # What decides the numbers; all else may change without making it another run.
 IDENTITY = ("task", "optimizer", "schedule", "seed", "seeds", "steps", "eval_every", "precision")
+# Overrides with which an experiment is still itself: how and where it runs, not what.
+MANNER = (
+    "experiment", "scale", "device", "tracking", "results_dir", "data_dir", "checkpoint_every",
+    "force",
+)  # fmt: skip
 CHOICES = {
     "scale": ("smoke", "quick", "paper"),
     "precision": ("fp32", "bf16"),
@@ -79,7 +85,8 @@ def check_option(group: str, option: str) -> None:
     """Raise ConfigError, with the nearest name, unless ``group`` has ``option``."""
     options = groups()[group]
     if option not in options:
-        raise ConfigError(f"{group}={option}: unknown {group}{_hint(option, options)}")
+        named = [name for name in options if name != "none"]
+        raise ConfigError(f"{group}={option}: unknown {group}{hint(option, named)}")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -90,10 +97,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 @functools.cache
 def _parse(text: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        hint = " " if "=" not in text else f" ({str(error).splitlines()[0]}) "
-        raise ConfigError(f"'{text}': not understood{hint}- key=value expected") from None
+        why = " " if "=" not in text else f" ({str(error).splitlines()[0]}) "
+        raise ConfigError(f"'{text}': not understood{why}- key=value expected") from None
+    if override.is_add() or override.is_delete():
+        raise ConfigError(f"'{text}': keys are changed, not added or removed - key=value expected")
+    return override
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -109,6 +119,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             return compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, overrides) from None
+    except YAMLError as error:
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def resolve(cfg: DictConfig) -> RunConfig:
@@ -117,8 +129,12 @@ def resolve(cfg: DictConfig) -> RunConfig:
 
 
 def experiment_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """The resolved configuration of an experiment, its ``sweeps`` included."""
-    cfg = compose_config(overrides)
+    """The resolved configuration of an experiment, its ``sweeps`` included.
+
+    Overrides that only narrow the sweep, being several values, are not values of it.
+    """
+    single = [o.input_line or "" for o in parse(overrides) if not o.is_sweep_override()]
+    cfg = compose_config(single)
     values = resolve(cfg).values
     sweeps: Any = OmegaConf.to_container(cfg.sweeps, resolve=True)
     return {**values, "sweeps": sweeps}
@@ -134,7 +150,7 @@ def without_hydra(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
     """`resolve` after `without_hydra`."""
     if cfg.scale not in CHOICES["scale"]:  # before the interpolations that depend on it
-        raise ConfigError(f"scale={cfg.scale}: unknown scale{_hint(cfg.scale, CHOICES['scale'])}")
+        raise ConfigError(f"scale={cfg.scale}: unknown scale{hint(cfg.scale, CHOICES['scale'])}")
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -214,7 +230,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _hint(value: str, allowed: Sequence[str]) -> str:
+def hint(value: str, allowed: Sequence[str]) -> str:
+    """The end of a message about an unknown ``value``: the nearest one, and all of them."""
     close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
     nearest = f"did you mean {close[0]}? " if close else ""
     return f"; {nearest}one of {', '.join(allowed)} expected"
@@ -228,8 +245,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     keys = _all_keys(overrides)
     for override in parse(overrides):
         key = override.key_or_group
-        unknown = key not in keys and key not in groups() and not key.startswith("hydra")
-        if unknown and not override.is_add():
+        if key not in keys and key not in groups() and not key.startswith("hydra"):
             return ConfigError(f"{key}: unknown key" + _nearest_key(key, keys))
     return ConfigError(" ".join(str(error).split()))
 
@@ -239,7 +255,7 @@ def _nearest_key(key: str, keys: Sequence[str]) -> str:
     parent = key.rpartition(".")[0]
     siblings = [k for k in keys if k.rpartition(".")[0] == parent and "._" not in k]
     if parent and siblings:
-        return _hint(key, siblings)
+        return hint(key, siblings)
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
     return f"; did you mean {close[0]}?" if close else ""
 

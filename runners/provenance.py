@@ -7,12 +7,15 @@ import os
 import platform
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
 
+from runners import record
 from runners.config import ROOT, RunConfig
 
 PACKAGES = ("torch", "numpy", "hydra-core", "wandb", "pandas")
 CODE = ("laprop", "tasks", "runners")  # what a run executes
+OTHER_CODE = "made by other code than the present; force=true runs them again"
 
 
 def provenance(config: RunConfig, task: Any) -> dict[str, Any]:
@@ -29,24 +32,36 @@ def provenance(config: RunConfig, task: Any) -> dict[str, Any]:
     }
 
 
-@functools.cache
 def code_version() -> dict[str, str]:
     """The commit, if any, and a digest over the source files themselves, edited or not."""
+    return {"commit": _commit(), "digest": code_digest()}
+
+
+@functools.cache
+def code_digest() -> str:
     digest = hashlib.sha256()
     for folder in CODE:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if not path.name.endswith("_test.py"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".cpp") and not path.name.endswith("_test.py"):
                 digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return {"commit": _commit(), "digest": digest.hexdigest()[:16]}
+    return digest.hexdigest()[:16]
 
 
+def made_by_other_code(folder: Path) -> bool:
+    """Whether the record in ``folder`` was begun by source files that differ from these."""
+    first = record.read_first_line(folder)
+    return first is not None and first.get("code", {}).get("digest") != code_digest()
+
+
+@functools.cache
 def _commit() -> str:
-    """The commit of this checkout, with "+" where files differ from it; "unknown" without git."""
+    """The last commit that changed the code of a run, with "+" where files differ from it;
+    "unknown" without git. Commits of anything else leave it as it is."""
     try:
         git = functools.partial(
             subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
         )
-        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        commit = git(["git", "log", "-1", "--abbrev=12", "--format=%h", "--", *CODE]).stdout.strip()
         changed = git(["git", "status", "--porcelain", "--untracked-files=no", "--", *CODE]).stdout
         return commit + ("+" if changed.strip() else "")
     except (OSError, subprocess.SubprocessError):

@@ -98,6 +98,15 @@ def read_status(folder: Path) -> str | None:
     return status["status"] if status and "status" in status else None
 
 
+def read_first_line(folder: Path) -> dict[str, Any] | None:
+    """The provenance of the record, or None where there is none or it was cut off."""
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            return _parse(file.readline())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def read_last_line(folder: Path) -> dict[str, Any] | None:
     """The last line of the record, or None where there is none or it was cut off."""
     try:

@@ -8,10 +8,11 @@ Read `run` for the straight line from a configuration to a record.
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,7 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
     if record.read_status(config.folder) in record.FINISHED and not config.values["force"]:
         return str(record.read_status(config.folder))
     check_results_dir(config)
-    with _hyper_parameters_checked():
-        task, optimizer, schedule = _build(config)
+    task, optimizer, schedule = _build(config)
     config.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(config.folder / LOCK, blocking=False):
@@ -113,27 +113,37 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(values["seed"])
     # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
-    task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
+    with _arguments_checked("task", values):
+        task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
+    if not isinstance(getattr(task, "replicas", None), Sequence):
+        raise ConfigError(
+            f"task={config.names['task']}: its class must set self.replicas, one dict with the "
+            "seed for each replica (tasks/task.py)"
+        )
     trainable = [p for p in task.parameters() if p.requires_grad]
-    optimizer = instantiate(values["optimizer"], _convert_="all")(trainable)
+    with _arguments_checked("optimizer", values):
+        optimizer = instantiate(values["optimizer"], _convert_="all")(trainable)
     schedule = None
-    if values["schedule"]["_target_"] is not None:
-        schedule = instantiate(values["schedule"], _convert_="all")(optimizer)
+    with _arguments_checked("schedule", values):
+        if values["schedule"]["_target_"] is not None:
+            schedule = instantiate(values["schedule"], _convert_="all")(optimizer)
     return task, optimizer, schedule
 
 
 @contextmanager
-def _hyper_parameters_checked() -> Iterator[None]:
-    """What a task or an optimizer says of its arguments, as the one line that a user needs."""
+def _arguments_checked(group: str, values: dict[str, Any]) -> Iterator[None]:
+    """What a constructor says of its arguments, as the one line that a user needs."""
     try:
         yield
-    except ConfigError:
-        raise
     except Exception as error:
         cause = error.__cause__ or error  # hydra wraps what a constructor raises
-        if isinstance(cause, TypeError | ValueError | ImportError | OSError):
-            raise ConfigError(" ".join(str(cause).split())) from error
-        raise
+        if not isinstance(cause, TypeError | ValueError | ImportError | OSError):
+            raise
+        text = " ".join(str(cause).split())
+        name = re.match(r"\w*", text)
+        if name and name.group() in values[group]:  # by the name it has on the command line
+            text = f"{group}.{text}"
+        raise ConfigError(text) from error
 
 
 def check_results_dir(config: RunConfig) -> None:
@@ -185,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(
                 f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
             )
+        before = record.read_status(config.folder)
         status = run(config, progress_bar=True)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -192,11 +203,29 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"{config.label}: {status}, {config.folder / record.FILE_NAME}")
+    _tell(config, status, skipped=before in record.FINISHED and not config.values["force"])
     if status == record.FAILED:
         line = record.read_last_line(config.folder) or {}
         print(line.get("traceback", "").rstrip(), file=sys.stderr)
     return {record.INTERRUPTED: 130, record.FAILED: 1, RUNNING: 1}.get(status, 0)
+
+
+def _tell(config: RunConfig, status: str, skipped: bool) -> None:
+    """The end of one run on the terminal: how, where, and its last measured values."""
+    from runners.provenance import OTHER_CODE, made_by_other_code
+
+    how = {RUNNING: "running, another process has it"}.get(status, status)
+    print(f"{config.label}: {how}{' before' if skipped else ''}, "
+          f"{config.folder / record.FILE_NAME}")  # fmt: skip
+    if skipped and made_by_other_code(config.folder):
+        print(f"it was {OTHER_CODE.replace('them', 'it')}", file=sys.stderr)
+    found = record.read_record(config.folder) if status in record.FINISHED else None
+    if found and found.rows:
+        last = {name: v for name, v in found.rows[-1].items() if isinstance(v, list)}
+        replicas = len(found.provenance["replicas"])
+        which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""
+        shown = ", ".join(f"{name} {record.median(v):,.6g}" for name, v in last.items())
+        print(f"step {found.rows[-1]['step']:,}{which}: {shown}")
 
 
 def _hydra(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        jobs = plan(overrides)
+        jobs = plan([o for o in overrides if o not in ("-m", "--multirun")])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,14 +29,17 @@ from runners.config import (
     RunConfig,
     compose_config,
     groups,
+    hint,
     parse,
     resolve,
     resolve_values,
     without_hydra,
 )
+from runners.provenance import OTHER_CODE, made_by_other_code
 from runners.run import LOCK, RUNNING, check_results_dir, run
 
 MISSING = "missing"
+AGAIN = "the same command goes on from here"
 POLL_SECONDS = 0.5
 
 
@@ -102,6 +105,9 @@ def sweep(overrides: Sequence[str]) -> int:
     print(
         f"{len(jobs)} runs, {len(jobs) - len(todo)} finished before, {len(todo)} to do", flush=True
     )
+    other = sum(made_by_other_code(job.config.folder) for job in jobs if job not in todo)
+    if other:
+        print(f"{other} of the finished were {OTHER_CODE}", file=sys.stderr)
     hydra_overrides = [o.input_line or "" for o in parse(overrides) if is_hydra(o)]
     left = len(todo) + 1
     while todo and len(todo) < left:  # as long as each round gets something done
@@ -140,7 +146,7 @@ def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
             results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
         except Exception as error:  # a worker was killed, say: the records tell what is left
             first = (str(error).splitlines() or [""])[0]
-            print(f"launcher: {type(error).__name__}: {first}", file=sys.stderr)
+            print(f"launcher: {type(error).__name__}: {first}; {AGAIN}", file=sys.stderr)
             return []
     answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
     refused = [(job, answer) for job, answer in answers if isinstance(answer, ConfigError)]
@@ -189,6 +195,7 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
     terminal = sys.stderr.isatty()
     bar = tqdm(total=len(jobs), desc="sweep", unit="run", disable=not terminal)
     waiting = list(jobs)
+    several_lengths = len({job.config.values["steps"] for job in jobs}) > 1
     start = time.monotonic()
 
     def look() -> None:
@@ -200,8 +207,10 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
             bar.update()
             if not terminal:
                 count = f"[{len(jobs) - len(waiting)}/{len(jobs)}]"
-                seconds = time.monotonic() - start
-                print(f"{count} {job.config.label}: {status} ({seconds:.0f} s)", flush=True)
+                minutes, seconds = divmod(int(time.monotonic() - start), 60)
+                steps = f" steps={job.config.values['steps']:,}" if several_lengths else ""
+                label = job.config.label + steps
+                print(f"{minutes}:{seconds:02} {count} {label}: {status}", flush=True)
 
     def loop() -> None:
         while not done.wait(POLL_SECONDS):
@@ -242,8 +251,8 @@ class _Resolver:
         return resolve_values(cfg, names)
 
     def _is_structural(self, override: Override) -> bool:
-        """Whether it does more than set a value: chooses an option, adds or deletes a key."""
-        return override.key_or_group in self._groups or override.is_add() or override.is_delete()
+        """Whether it does more than set a value: it chooses an option."""
+        return override.key_or_group in self._groups
 
 
 _ABSENT = object()
@@ -280,6 +289,13 @@ def _narrow(
 ) -> list[dict[str, list[str]]]:
     """The given overrides put into every sweep; on a swept key they keep what they name."""
     given = {key: [_normal(v) for v in values] for key, values in given.items()}
+    for key, values in given.items():
+        swept = [_normal(v) for sweep in sweeps for v in sweep.get(key, ())]
+        for value in values:
+            if swept and value not in swept:
+                raise ConfigError(
+                    f"{key}={value}: the experiment sweeps {key}{hint(value, list(dict.fromkeys(swept)))}"
+                )
     narrowed = []
     for sweep in sweeps:
         kept = {
@@ -289,9 +305,8 @@ def _narrow(
         if all(kept.values()):
             narrowed.append({**given, **kept})
     if not narrowed:
-        swept = {key: values for sweep in sweeps for key, values in sweep.items() if key in given}
-        names = "; ".join(f"{key}: {', '.join(values)}" for key, values in swept.items())
-        raise ConfigError(f"nothing of the experiment is left; it sweeps {names}")
+        names = " ".join(f"{key}={','.join(values)}" for key, values in given.items())
+        raise ConfigError(f"{names}: no run of the experiment has all of these")
     return narrowed
 
 

@@ -67,8 +67,15 @@ def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
     changed = plan(["experiment=rosenbrock_noise", "task.tol=0.2"])
     assert {j.config.values["task"]["tol"] for j in changed} == {0.2}
-    with pytest.raises(ConfigError, match="sgd"):
-        plan(["experiment=rosenbrock_noise", "optimizer=sgd"])
+    for wrong, message in {
+        "optimizer=adan": "optimizer=adan: the experiment sweeps optimizer; did you mean adam?",
+        "optimizer=adam,sgd": "optimizer=sgd: the experiment sweeps optimizer; .*one of laprop",
+        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            plan(["experiment=rosenbrock_noise", wrong])
+    with pytest.raises(ConfigError, match="no run of the experiment has all of these"):
+        plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=0.1", "steps=2500"])
     with pytest.raises(ConfigError, match="optimizer.lrr"):
         plan(["optimizer=adam,sgd", "optimizer.lrr=1,2"])
 
@@ -264,6 +271,69 @@ def test_force_runs_again_from_the_start(tmp_path):
     assert run(job.config) == "completed" and table([job]) != before
     (again,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2", "force=true"))
     assert run(again.config) == "completed" and table([job]) == before
+
+
+def test_results_of_other_code_are_told_and_never_gone_on_with(tmp_path, capsys, monkeypatch):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    overrides = ["optimizer=adam", "optimizer.lr=1e-2", *small(tmp_path)[3:]]
+    run(job.config)
+    assert main(overrides) == 0
+    assert "completed before" in capsys.readouterr().out
+    monkeypatch.setattr("runners.provenance.code_digest", lambda: "other")
+    assert main(overrides) == 0
+    assert "made by other code" in capsys.readouterr().err
+    assert main(["-m", *overrides]) == 0
+    assert "1 of the finished were made by other code" in capsys.readouterr().err
+    assert main([*overrides, "force=true"]) == 0
+    caught = capsys.readouterr()
+    assert not caught.err and "step 120 (medians of 2 replicas): distance 0." in caught.out
+
+    from tasks.rosenbrock import Rosenbrock
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "evaluate", lambda self: 1 / (self.step - 40) and {})
+        assert main([*overrides, "force=true"]) == 1
+    monkeypatch.undo()  # the checkpoint is of the other code now
+    capsys.readouterr()
+    assert main(overrides) == 0
+    assert "checkpoint of other code" in capsys.readouterr().err
+    (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
+    run(other.config)
+    assert table([job]) == table([other])
+
+
+BAD_ARGUMENTS = {
+    "task.sigma=0.08": "task.sigma=0.08: a list of finite noise levels >= 0 expected",
+    "task.sigma=[a]": "task.sigma=['a']: a list of finite",
+    "task.start=[0]": "task.start=[0]: a list of two coordinates expected",
+    "task.tol=-1": "task.tol=-1: a number > 0 expected",
+    "task.path=5": "task.path=5: true or false expected",
+    "optimizer.amsgrad=5": "optimizer.amsgrad must be True or False, but is 5",
+    "+foo=1": "'+foo=1': keys are changed, not added or removed",
+    "~optimizer.lr": "'~optimizer.lr': keys are changed",
+}
+
+
+@pytest.mark.parametrize("override", BAD_ARGUMENTS)
+def test_a_bad_argument_is_one_line_with_the_name_on_the_command_line(tmp_path, capsys, override):
+    assert main(["steps=1", f"results_dir={tmp_path}", override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {BAD_ARGUMENTS[override]}") and error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_task_without_replicas_is_told_what_it_lacks(tmp_path, capsys, monkeypatch):
+    from tasks.rosenbrock import Rosenbrock
+
+    make = Rosenbrock.__init__
+
+    def forgetful(self, **arguments):
+        make(self, **arguments)
+        del self.replicas
+
+    monkeypatch.setattr(Rosenbrock, "__init__", forgetful)
+    assert main(["steps=1", f"results_dir={tmp_path}"]) == 2
+    assert "must set self.replicas" in capsys.readouterr().err
 
 
 def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd):

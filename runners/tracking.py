@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from runners.record import median
 
 PROJECT = "laprop"
+_unreachable: list[Exception] = []  # why W&B online failed in this process, if it did
 MOST_CURVES = 16  # a pack of more replicas is drawn by its median alone
 INIT_TIMEOUT = 20  # seconds to wait for a W&B server that does not answer
 
@@ -101,9 +102,20 @@ def open_tracker(
     names: dict[str, str], replicas: list[dict[str, Any]],
 ) -> NoTracker | SafeTracker:  # fmt: skip
     """The tracker of one run; ``mode`` is offline, online or disabled."""
-    if mode == "disabled":
+    if mode == "disabled" or (mode == "online" and _unreachable):
         return NoTracker()
-    return SafeTracker(lambda: WandbTracker(key, label, folder, mode, config, names, replicas))
+
+    def make() -> WandbTracker:
+        try:
+            return WandbTracker(key, label, folder, mode, config, names, replicas)
+        except Exception as error:
+            if mode == "online":
+                # a server that does not answer costs each run of a sweep its time-out
+                _unreachable.append(error)
+                print("W&B online is not tried again in this process", file=sys.stderr)
+            raise
+
+    return SafeTracker(make)
 
 
 def _replica_names(replicas: list[dict[str, Any]]) -> list[str]:

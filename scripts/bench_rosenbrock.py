@@ -73,6 +73,7 @@ def main() -> int:
     print(f"{'':10}{'plain /s':>12}{'packed /s':>14}{'ratio':>9}{'  (lowest to highest)'}")
     for name in OPTIMIZERS:
         plain_rate(name, 50)
+        packed_rate(name, arguments.replicas, 50)
         turns = []
         for _ in range(arguments.repeats):
             plain = plain_rate(name, arguments.steps)

@@ -60,8 +60,9 @@ def test_the_wheel_is_laprop_alone_and_needs_torch_alone(tmp_path):
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
     modules = {n for n in names if not n.split("/")[0].endswith(".dist-info")}
-    sources = {f"laprop/{p.name}" for p in (ROOT / "laprop").glob("*.py")}
+    sources = {f"laprop/{p.name}" for p in (ROOT / "laprop").glob("*.*")}
     assert modules == {name for name in sources if not name.endswith("_test.py")}
+    assert {"laprop/laprop.py", "laprop/fused.cpp", "laprop/py.typed"} <= modules
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert [line for line in needed if "extra ==" not in line] == ["Requires-Dist: torch>=2.11"]
 
@@ -84,3 +85,16 @@ def test_help_comes_without_importing_torch():
     )
     done = run(ROOT, "-c", code)
     assert done.returncode == 0 and "key=value" in done.stdout
+
+
+def test_a_narrowed_experiment_does_not_take_the_place_of_the_whole(tmp_path, capsys):
+    from scripts.reproduce import main
+
+    arguments = ["scale=smoke", "experiments=rosenbrock_noise", f"results_dir={tmp_path}"]
+    arguments += ["tracking=disabled", "hydra/launcher=basic", "optimizer=adam,laprop"]
+    assert main(arguments) == 0, capsys.readouterr().err
+    (folder,) = (tmp_path / "rosenbrock_noise").iterdir()
+    assert folder.name == "smoke-changed"
+    command = "scripts.reproduce scale=smoke experiments=rosenbrock_noise optimizer=adam,laprop\n"
+    assert command in (folder / "README.md").read_text()
+    assert "rosenbrock_noise" not in (tmp_path / "REPORT.md").read_text()

@@ -38,6 +38,10 @@ def noisy_rosenbrock(x: Array, y: Array, noise: Array, gradient: Array) -> Array
     return a * a + 100 * (b * b)
 
 
+def _numbers(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(type(v) in (int, float) for v in value)
+
+
 class Rosenbrock(Task):
     """Replicas: every noise level with every seed.
 
@@ -67,12 +71,14 @@ class Rosenbrock(Task):
         path: bool = False,
     ) -> None:
         super().__init__()
-        if len(sigma) == 0 or any(not 0 <= s < math.inf for s in sigma):
-            raise ValueError(f"sigma={list(sigma)}: one or more finite noise levels >= 0 expected")
-        if not tol > 0:
-            raise ValueError(f"tol={tol}: must be > 0")
-        if len(start) != 2:
-            raise ValueError(f"start={list(start)}: two coordinates expected")
+        if not _numbers(sigma) or len(sigma) == 0 or any(not 0 <= s < math.inf for s in sigma):
+            raise ValueError(f"sigma={sigma}: a list of finite noise levels >= 0 expected")
+        if not _numbers([tol]) or not tol > 0:
+            raise ValueError(f"tol={tol}: a number > 0 expected")
+        if not _numbers(start) or len(start) != 2:
+            raise ValueError(f"start={start}: a list of two coordinates expected")
+        if not isinstance(path, bool):
+            raise TypeError(f"path={path}: true or false expected")
         self.replicas = [{"seed": seed, "sigma": level} for level in sigma for seed in seeds]
         self.seeds, self.sigma, self.path = tuple(seeds), tuple(sigma), path
         self.step = 0

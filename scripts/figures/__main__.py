@@ -22,7 +22,7 @@ import pandas as pd
 
 from runners import record
 from runners.collect import collect, to_parquet, write_atomically
-from runners.config import ConfigError, check_option, experiment_values
+from runners.config import MANNER, ConfigError, check_option, experiment_values, parse
 from runners.sweep import Job, plan
 from scripts import claims, report
 from scripts.figures import style
@@ -34,28 +34,33 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[claims.V
     whole = [f"experiment={experiment}", *overrides]
     jobs = plan(whole)
     values = experiment_values(whole)
-    tidy = collect(jobs, experiment)
+    tidy = collect(jobs, experiment, whole)
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
     tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
     verdicts: list[claims.Verdict] = analysis.verdicts(tidy, tables, config)
     figure = analysis.draw(tidy, tables, config)
 
-    folder = Path(values["results_dir"]) / experiment / values["scale"]
+    # Narrowed or changed, it is another experiment, and must not take the place of the real one.
+    changes = [text for text in overrides if parse([text])[0].key_or_group not in MANNER]
+    name = values["scale"] + ("-changed" if changes else "")
+    folder = Path(values["results_dir"]) / experiment / name
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "claims.csv", claims.to_frame(verdicts).to_csv(index=False).encode())
     style.save(figure, folder)
-    readme = _readme(experiment, values["scale"], jobs, verdicts)
+    command = " ".join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
+    readme = _readme(experiment, values["scale"], command, jobs, verdicts)
     write_atomically(folder / "README.md", readme.encode())
     report.write(Path(values["results_dir"]))
     return folder, verdicts
 
 
 def _readme(
-    experiment: str, scale: str, jobs: Sequence[Job], verdicts: Sequence[claims.Verdict]
-) -> str:
+    experiment: str, scale: str, command: str, jobs: Sequence[Job],
+    verdicts: Sequence[claims.Verdict],
+) -> str:  # fmt: skip
     origins = [_origin(job) for job in jobs]
     versions = sorted(
         {f"commit {o['code']['commit']}, digest {o['code']['digest']}" for o in origins}
@@ -69,7 +74,7 @@ def _readme(
 
 ![figure](figure.png)
 
-    python -m scripts.reproduce scale={scale} experiments={experiment}
+    python -m scripts.reproduce {command}
 
 {claims.to_markdown(verdicts).strip()}
 {mixed}

@@ -240,7 +240,9 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     """Refuse where something is missing or unfair, judge otherwise."""
     if not sigmas:
-        return claims.inconclusive(claim, setting, "no noise level in the range of the claim")
+        return claims.inconclusive(
+            claim, setting, "no noise level of this scale is in the range of the claim"
+        )
     compared = [SUBJECT, *rivals]
     arms, runs = {}, {}
     for optimizer in compared:
