@@ -141,7 +141,9 @@ class AdaBound(Optimizer):
         steps: list[Tensor],
     ) -> None:
         """Append what takes part in this step; state that is missing is made."""
-        params.extend(stepping.with_gradients(group, "AdaBound"))
+        present, gradients = stepping.with_gradients(group, "AdaBound")
+        params.extend(present)
+        grads.extend(gradients)
         for param in params:
             state = self.state[param]
             if not state:
@@ -149,7 +151,6 @@ class AdaBound(Optimizer):
                 names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
                 for name in names if group["amsbound"] else names[:2]:
                     state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            grads.append(param.grad)  # pyright: ignore[reportArgumentType]
             exp_avgs.append(state["exp_avg"])
             exp_avg_sqs.append(state["exp_avg_sq"])
             steps.append(state["step"])

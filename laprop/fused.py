@@ -169,6 +169,14 @@ def _flat(
             raise RuntimeError(
                 "fused=True needs parameter, gradient and state alike in device, type and size"
             )
+    for table, number in zip(
+        tables[6:], (torch.float32, torch.float64, torch.float64), strict=True
+    ):
+        if {(tensor.device, tensor.dtype) for tensor in table} != {(device, number)}:
+            raise RuntimeError(
+                "fused=True was switched on after steps without it: the state moves with "
+                "optimizer.load_state_dict(optimizer.state_dict())"
+            )
     if all(_plain(table) for table in moments):
         return list(tables), []
 

@@ -135,7 +135,9 @@ class SignSGD(Optimizer):
         corrections: list[Tensor],
     ) -> None:
         """Append what takes part in this step; state that is missing is made."""
-        params.extend(stepping.with_gradients(group, "SignSGD"))
+        present, gradients = stepping.with_gradients(group, "SignSGD")
+        params.extend(present)
+        grads.extend(gradients)
         for param in params:
             state = self.state[param]
             if not state:
@@ -146,7 +148,6 @@ class SignSGD(Optimizer):
                     param, memory_format=torch.preserve_format
                 )
                 state["exp_avg_lr"] = stepping.new_number(0.0, param, group)
-            grads.append(param.grad)  # pyright: ignore[reportArgumentType]
             steps.append(state["step"])
             if group["momentum"]:
                 buffers.append(state["momentum_buffer"])

@@ -24,17 +24,20 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def with_gradients(group: dict[str, Any], optimizer: str) -> list[Tensor]:
-    """The parameters of a group that take part in this step."""
+def with_gradients(group: dict[str, Any], optimizer: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters of a group that take part in this step, and their gradients."""
     params = [param for param in group["params"] if param.grad is not None]
+    grads: list[Tensor] = [param.grad for param in params]
     # Elsewhere corrections are Python's numbers, which a captured graph would replay frozen.
     in_graph = params and params[0].is_cuda and torch.cuda.is_current_stream_capturing()
     if in_graph and not (group.get("capturable") or group.get("fused")):
         raise RuntimeError(f"{optimizer} cannot be captured in a CUDA graph unless capturable=True")
-    for param in params:
-        if param.grad.layout is not torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
+    for i, grad in enumerate(grads):
+        if grad.layout is not torch.strided:
             raise RuntimeError(f"{optimizer} does not support sparse gradients")
-    return params
+        if grad.is_conj():  # has no view as real numbers
+            grads[i] = grad.resolve_conj()
+    return params, grads
 
 
 def form(params: list[Tensor], group: dict[str, Any]) -> str:
