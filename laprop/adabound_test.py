@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from laprop import AdaBound
+from laprop import AdaBound, adabound, stepping
 from laprop.laprop_test import (
     FORMS_BUT_FUSED,
     SIZE,
@@ -237,3 +237,15 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_a_bad_base_lr_is_refused():
     with pytest.raises(ValueError, match=r"base_lr must be a finite number >= 0, but is -1.0"):
         AdaBound([{"params": [torch.zeros(1, requires_grad=True)], "base_lr": -1.0}])
+
+
+def test_bounds_of_the_graph_form_stay_in_range():
+    for final_lr, gamma, dtype in (
+        (5e-324, 1e-3, torch.float64), (1e-45, 1e-3, torch.float32), (0.1, 1e-17, torch.float64),
+    ):  # fmt: skip
+        param = torch.ones(1, dtype=dtype, requires_grad=True)
+        optimizer = AdaBound([param], lr=0.25, final_lr=final_lr, gamma=gamma, capturable=True)
+        (group,) = optimizer.param_groups
+        tensors = adabound._Tensors([param], [], [], [], [], [stepping.new_step(param, group)])
+        _, least, most = adabound._advance_in_graph(tensors, 0, group)
+        assert 0 <= least <= most <= torch.finfo(dtype).max

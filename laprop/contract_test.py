@@ -350,6 +350,77 @@ def test_step_hooks_run(kind, options):
     assert order == ["before", "after"] * 2
 
 
+@EACH_CLASS_AND_FORM
+def test_lr_zero_does_not_move_even_where_the_gradient_is_not_finite(kind, form):
+    param = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = kind([param], lr=0.0, **form)
+    param.grad = torch.tensor([torch.nan, torch.inf], dtype=torch.float64)
+    optimizer.step()
+    assert param.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "limit"),
+    [(LaProp, {"eps": 1e-3, "decay_by_lr": True}, 3e-4), (SignSGD, {}, 1e-4)],
+)
+def test_capturable_keeps_its_factors_in_full_precision(kind, options, limit):
+    """In bfloat16, a factor that is rounded shifts every step by up to half a percent."""
+    ends = []
+    for form in (FORMS["single"], FORMS["capturable"]):
+        generator = torch.Generator().manual_seed(0)
+        param = torch.randn(4000, generator=generator).bfloat16().requires_grad_()
+        optimizer = kind([param], lr=0.0123, weight_decay=0.3, **options, **form)
+        for _ in range(10):
+            param.grad = torch.randn(4000, generator=generator).bfloat16()
+            optimizer.step()
+        ends.append(param.detach().float())
+    assert (ends[0] - ends[1]).abs().mean() < limit
+
+
+@pytest.mark.parametrize("kind", [LaProp, SignSGD])
+def test_corrections_are_numbers_in_a_state_dict_and_counts_are_tensors(kind):
+    params = parameters(torch.float32)
+    optimizer = kind(params, **({"momentum": 0.9} if kind is SignSGD else {}))
+    train(optimizer, params, 1)
+    for entry in optimizer.state_dict()["state"].values():
+        assert isinstance(entry["step"], torch.Tensor)
+        numbers = [value for name, value in entry.items() if name.startswith("exp_avg_lr")]
+        assert numbers and all(isinstance(value, float) for value in numbers)
+
+
+@pytest.mark.parametrize("switches", [{"capturable": True}, {"capturable": False, "fused": True}])
+def test_a_capture_is_allowed_where_nothing_is_frozen(switches, monkeypatch):
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    param = torch.zeros(3).as_subclass(OnCuda).requires_grad_()
+    param.grad = torch.ones(3).as_subclass(OnCuda)
+    params, _ = stepping.with_gradients({"params": [param], **switches}, "LaProp")
+    assert params[0] is param
+
+
+@CLASSES
+def test_counts_have_torchs_own_precision(kind, monkeypatch):
+    torch.set_default_dtype(torch.float64)
+    try:
+        for form, expected in (
+            (FORMS["single"], torch.float64),
+            ({"capturable": True}, torch.float32),
+        ):
+            params = parameters(torch.float64)
+            ours, torchs = kind(params, **form), torch.optim.Adam(parameters(torch.float64), **form)
+            train(ours, params, 1)
+            give_gradients(torchs.param_groups[0]["params"], 0)
+            if not form.get("capturable"):  # torch refuses it on a CPU
+                torchs.step()
+                (entry, *_) = torchs.state.values()
+                assert entry["step"].dtype == expected
+            assert ours.state[params[0]]["step"].dtype == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_variants_differ():
     """Guards the table: an option without effect would pass every test above."""
     ends = []

@@ -71,7 +71,7 @@ def check_device(param: Tensor) -> None:
         )
     if param.dtype not in SCALARS:
         raise RuntimeError(f"fused=True does not support {param.dtype}: use fused=False")
-    if type(param) not in (Tensor, torch.nn.Parameter) and not isinstance(param, torch.nn.Buffer):
+    if type(param) not in (Tensor, torch.nn.Parameter):
         raise RuntimeError(
             f"fused=True takes plain tensors, but a parameter is a {type(param).__name__}: "
             "use fused=False"

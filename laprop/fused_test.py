@@ -63,6 +63,12 @@ def test_more_tensors_than_one_call_takes_and_larger_than_one_worker_takes(amsgr
     follow(make, amsgrad=amsgrad, centered=centered, eps=1e-3)
 
 
+def test_the_last_element_belongs_to_a_worker():
+    size = 2 * fused.CPU_STRETCH + 1
+    assert torch.get_num_threads() > 1
+    torch.testing.assert_close(stepped(torch.zeros(size), lr=1.0), -torch.ones(size))
+
+
 LAYOUTS = {
     "transposed": lambda: randn(5, 3).t(),
     "channels last": lambda: randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
@@ -147,6 +153,50 @@ def test_not_a_number_stays_one():
             assert param.isnan().tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
+def test_overflow_and_nan_end_as_in_the_for_loop(amsgrad, centered):
+    ends = []
+    for form in ({"foreach": False}, {"fused": True}):
+        param = leaf(torch.zeros(4, dtype=torch.float64))
+        optimizer = LaProp([param], eps=1e-3, amsgrad=amsgrad, centered=centered, **form)
+        for step in range(15):
+            bad = [1.0, 1e200, torch.nan, torch.inf] if step == 12 else [1.0, -2.0, 3.0, 4.0]
+            param.grad = torch.tensor(bad, dtype=torch.float64)
+            optimizer.step()
+        ends.append({"param": param.detach(), **optimizer.state[param]})
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-11, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_tensor_lr_of_any_precision(dtype):
+    param = stepped(torch.zeros(2), lr=torch.tensor(0.5, dtype=dtype))
+    torch.testing.assert_close(param.detach(), torch.full((2,), -0.5))
+
+
+def test_the_host_does_not_read_a_tensor_lr(monkeypatch):
+    """On a GPU that would wait for the device, and a graph would replay the number."""
+    seen, struct = [], ctypes.POINTER(fused.Arguments)
+
+    def kernel(*options):
+        return lambda a: seen.append(ctypes.cast(a, struct).contents.lr_address)
+
+    monkeypatch.setattr(fused, "_cpu_kernel", kernel)
+    lr = torch.tensor(0.1, dtype=torch.float64)
+    stepped(torch.zeros(2), lr=lr)
+    assert seen == [lr.data_ptr()]
+
+
+def test_a_conjugated_parameter():
+    ends = []
+    for lazy in (True, False):
+        whole = torch.ones(3, dtype=torch.complex128)
+        param = leaf(whole.conj() if lazy else whole.clone())
+        param.grad = torch.full((3,), 1 + 2j, dtype=torch.complex128)
+        LaProp([param], lr=0.5, fused=True).step()
+        ends.append(param.detach().resolve_conj())
+    assert torch.equal(*ends)
+
+
 def test_autograd_notices_the_write():
     param = leaf(torch.ones(3))
     optimizer = LaProp([param], fused=True)
@@ -183,6 +233,17 @@ def test_state_of_another_kind_is_refused_with_the_way_out():
     assert optimizer.state[param]["step"] == 2
     param.data = param.data.double()
     param.grad = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="alike in device, type and size"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("size", "device"), [(300, "meta"), (3, "cpu")])
+def test_state_elsewhere_or_of_another_size_is_refused(size, device):
+    param = leaf(torch.zeros(300))
+    optimizer = LaProp([param], fused=True)
+    param.grad = torch.ones(300)
+    optimizer.step()
+    optimizer.state[param]["exp_avg"] = torch.zeros(size, device=device)
     with pytest.raises(RuntimeError, match="alike in device, type and size"):
         optimizer.step()
 
@@ -230,6 +291,39 @@ def test_one_compilation_whatever_the_shapes_and_none_in_a_later_process(own_cac
     folder = str(fused.SOURCE.parent.parent)
     subprocess.run([sys.executable, "-c", program], check=True, cwd=folder, timeout=120)
     assert list(own_cache.iterdir()) == [library]
+
+
+@pytest.mark.parametrize("what", ["version", "flags", "processor", "source"])
+def test_what_decides_the_machine_code_decides_the_file(own_cache, monkeypatch, what):
+    stepped(torch.zeros(2))
+
+    class Edited(type(fused.SOURCE)):
+        def read_bytes(self):
+            return super().read_bytes() + b"\n"
+
+    name, value = {
+        "version": ("_compiler_version", lambda compiler: "another"),
+        "flags": ("FLAGS", (*fused.FLAGS, "-DANOTHER")),
+        "processor": ("_processor", lambda: "another"),
+        "source": ("SOURCE", Edited(fused.SOURCE)),
+    }[what]
+    monkeypatch.setattr(fused, name, value)
+    fused._cpu_kernel.cache_clear()
+    stepped(torch.zeros(2))
+    assert len(list(own_cache.glob("*.so"))) == 2
+
+
+def test_a_library_appears_only_when_it_is_complete(own_cache, monkeypatch):
+    run, seen = subprocess.run, []
+
+    def watched(command, **options):
+        done = run(command, **options)
+        seen.append(list(own_cache.glob("*.so")))
+        return done
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    stepped(torch.zeros(2))
+    assert seen == [[], []] and len(list(own_cache.glob("*.so"))) == 1
 
 
 def test_without_a_compiler_the_way_out_is_named(own_cache, monkeypatch):
@@ -314,6 +408,17 @@ EMULATION = """
           which ? update_all(*a) : advance_all(*a);
     }
 """
+
+
+def test_bfloat16_stores_every_nan_as_one(tmp_path):
+    """Rounding must not carry the bits of CUDA's NaN, all ones, into a number."""
+    text = textwrap.dedent(EMULATION).replace("SOURCE", str(fused.SOURCE))
+    text += '\nextern "C" unsigned stored(unsigned bits) { return store(from_bits(bits)); }\n'
+    (tmp_path / "cuda.cpp").write_text(text)
+    build(["-shared", "-fPIC", "-o", tmp_path / "cuda.so", tmp_path / "cuda.cpp"], scalar=2)
+    stored = ctypes.CDLL(str(tmp_path / "cuda.so")).stored
+    for bits in (0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001):
+        assert stored(bits) & 0x7FFF > 0x7F80
 
 
 def build(command, scalar, amsgrad=False, centered=False):

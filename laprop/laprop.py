@@ -339,7 +339,8 @@ def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
 
         normalised = (grad / (second.sqrt() + floor)).to(wide)
         momentum = exp_avg.mul_(beta1).add_(normalised * gain)
-        param.sub_(saved(momentum).to(wide) * rate)
+        update = saved(momentum).to(wide) * rate
+        param.sub_(torch.where(rate > 0, update, 0))  # at lr = 0 not even by what is no number
 
         if weight_decay and not group["decay_by_lr"]:
             param.mul_(1 - weight_decay)

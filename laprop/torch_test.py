@@ -163,6 +163,7 @@ def test_a_grad_scaler_skips_steps_that_overflow(kind, options):
 DIFFERENTIABLE = {
     "laprop": (LaProp, {"eps": 1e-3}),
     "laprop decay by lr": (LaProp, {"eps": 1e-3, "weight_decay": 0.1, "decay_by_lr": True}),
+    "laprop amsgrad": (LaProp, {"eps": 1e-1, "amsgrad": True}),
     "laprop amsgrad centered": (
         LaProp,
         {"eps": 1e-1, "amsgrad": True, "centered": True, "weight_decay": 0.1},
@@ -264,7 +265,7 @@ def test_distributed_training_equals_training_alone(tmp_path):
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=150)[0] for process in both]
+        outputs = [process.communicate(timeout=300)[0] for process in both]
     finally:
         for process in both:
             process.kill()
