@@ -111,6 +111,10 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
         raise ConfigError("device=cuda: no CUDA device here; device=cpu or device=auto expected")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    # On a CPU, arithmetic on numbers below 1e-38 can be a hundred times slower, and the gradients
+    # of deep nets are full of them; they count as 0 here, for every optimizer. Threads take the
+    # mode of the one that starts them, so it is set before the first of them is at work.
+    torch.set_flush_denormal(True)
     torch.manual_seed(values["seed"])
     # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
     with _arguments_checked("task", values):

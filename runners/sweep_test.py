@@ -336,6 +336,19 @@ def test_a_task_without_replicas_is_told_what_it_lacks(tmp_path, capsys, monkeyp
     assert "must set self.replicas" in capsys.readouterr().err
 
 
+def test_subnormal_numbers_are_flushed_in_every_thread_of_a_run(tmp_path):
+    program = (
+        "import sys, torch\n"
+        "from runners.run import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "assert torch.get_num_threads() > 1\n"
+        "tiny = torch.full((1 << 22,), 1e-39)\n"
+        "assert (tiny * 1.0 == 0).all() and (tiny != 0).sum() == 0\n"
+    )
+    arguments = ["steps=1", "tracking=disabled", f"results_dir={tmp_path}"]
+    subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, check=True, timeout=120)
+
+
 def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd):
     assert main(["-m", *small(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")]) == 0
     assert main(["-m", *small(tmp_path / "basic")]) == 0

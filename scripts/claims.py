@@ -121,6 +121,61 @@ CLAIMS: tuple[Claim, ...] = (
     ),
 )
 
+DEEP_FC = "experiment on starting the training of extremely deep fully connected nets"
+THEORY = "propositions on the updates of Adam and LaProp for arbitrary (mu, nu)"
+_DEPTH = "the greatest depth that still trains, averaged over the seeds,"
+CLAIMS += (
+    Claim(
+        "deep_fc_deeper_than_adam",
+        "LaProp starts the training of deeper fully connected nets than Adam.",
+        DEEP_FC,
+        "deep_fc_depth",
+        f"{_DEPTH} is larger for LaProp than for Adam",
+        f"{_DEPTH} is smaller for LaProp than for Adam",
+    ),
+    Claim(
+        "deep_fc_deepest_of_all",
+        "LaProp starts the training of deeper fully connected nets than all others compared.",
+        DEEP_FC,
+        "deep_fc_depth",
+        f"{_DEPTH} is larger for LaProp than for each of the others",
+        f"{_DEPTH} is smaller for LaProp than for the best of the others on the tuning seeds",
+    ),
+    Claim(
+        "divergence_of_adam",
+        "For v far enough below u, Adam's loss leaves the basin it has reached; LaProp's does not.",
+        THEORY,
+        "adam_divergence",
+        "at every v below u^2 of the grid, more seeds of LaProp than of Adam stay in their basin "
+        "(exact McNemar test)",
+        f"at every such v LaProp's lead in the fraction that stays is below {SMALL_GAP}",
+    ),
+    Claim(
+        "laprop_stable_for_any_v",
+        "LaProp trains stably for any pair (u, v).",
+        THEORY,
+        "adam_divergence",
+        "at every v of the grid more than 95% of the seeds stay in their basin (exact test)",
+        "at one v fewer than 95% do (exact test, corrected for their number)",
+    ),
+    Claim(
+        "uv_laprop_beyond",
+        "Where u > sqrt(v), LaProp trains and Adam fails.",
+        THEORY,
+        "uv_plane",
+        "LaProp trains a larger fraction of the cells of the grid with u > sqrt(v)",
+        f"its lead there is below {SMALL_GAP}",
+    ),
+    Claim(
+        "uv_alike_below",
+        "Where u <= sqrt(v), both train.",
+        THEORY,
+        "uv_plane",
+        f"the fractions of cells that train differ by less than {SMALL_GAP} (equivalence test)",
+        "they differ by more",
+    ),
+)
+
 
 def claims_of(experiment: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.experiment == experiment)

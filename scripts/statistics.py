@@ -173,6 +173,16 @@ def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     return low, high
 
 
+def p_fraction_above(successes: int, n: int, threshold: float) -> float:
+    """Exact one-sided p-value of the null hypothesis "the true fraction is at most threshold"."""
+    return float(stats.binomtest(successes, n, threshold, alternative="greater").pvalue)
+
+
+def p_fraction_below(successes: int, n: int, threshold: float) -> float:
+    """Exact one-sided p-value of the null hypothesis "the true fraction is at least threshold"."""
+    return float(stats.binomtest(successes, n, threshold, alternative="less").pvalue)
+
+
 def mcnemar_exact(a: ArrayLike, b: ArrayLike, alternative: str = "two-sided") -> float:
     """Exact McNemar test of paired binary outcomes (McNemar 1947, binomial form).
 

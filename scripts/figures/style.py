@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 
 class Mark(NamedTuple):
@@ -85,6 +86,18 @@ def in_order(optimizers: Any) -> list[str]:
     """Optimizers in the order of MARKS, the unlisted ones after them by name; each once."""
     known = list(MARKS)
     return sorted(set(optimizers), key=lambda o: (known.index(o) if o in MARKS else len(known), o))
+
+
+def legend(fig: Figure, names: Sequence[str], top: float) -> None:
+    """One legend for the whole figure, below its title."""
+    marks = [mark(name) for name in names]
+    lines = [
+        Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.linestyle, linewidth=m.width)
+        for m in marks
+    ]
+    fig.legend(lines, [m.label for m in marks], loc="upper center", bbox_to_anchor=(0.54, top),
+               ncols=min(len(names), 6), frameon=False, handlelength=3.4,
+               columnspacing=1.5)  # fmt: skip
 
 
 def dodged(names: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:

@@ -1,0 +1,176 @@
+"""Adam's divergence: how long a small net stays in the basin that it has reached.
+
+Fixed before running: the loss (an exponential mean over batches) has *left its basin* at the first
+evaluation where it is above that of a uniform guess, ln(classes), after it has been below half of
+that; or when it is no longer finite. A run that never settles cannot leave. All optimizers have the
+same learning rates, each of which is looked at; nothing is tuned, since the claim is about
+stability and must hold at each.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from scripts import claims, statistics
+from scripts.claims import Verdict
+from scripts.figures import style, training
+from scripts.figures.training import CHANCE, pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SUBJECT = "adam_divergence", "laprop"
+BOOTSTRAP_SEED = 20200212
+STABLE = 0.95  # of the seeds: what "it works" means
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "scale": values["scale"],
+        "steps": values["steps"],
+        "width": values["task"]["width"],
+        "depth": values["task"]["depth"],
+        "note": training.stand_in(values),
+    }
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`left`: for each seed the step at which it left, NaN if not; `survival`: their fractions."""
+    found = training.curves(tidy, "smoothed_loss").sort_values("step")
+    groups = found.groupby(["optimizer", "beta2", "lr", "seed"], observed=True)
+    left = groups.apply(_left_at, include_groups=False).rename("left").reset_index()
+    rows = []
+    for key, cell in left.groupby(["optimizer", "beta2", "lr"], observed=True):
+        stay, n = int(cell.left.isna().sum()), len(cell)
+        low, high = statistics.wilson_interval(stay, n)
+        rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
+                    | {"n": n, "stay": stay, "fraction": stay / n, "fraction_low": low,
+                       "fraction_high": high, "median_left": cell.left.median()})  # fmt: skip
+    return {"survival": pd.DataFrame(rows), "left": left}
+
+
+def _left_at(run: pd.DataFrame) -> float:
+    """The step at which a run has left its basin; NaN where it has not."""
+    settled = np.maximum.accumulate(run.value.to_numpy() < CHANCE / 2)
+    out = run.step.to_numpy()[settled & (run.value.to_numpy() > CHANCE)]
+    ends = [float(out[0])] if out.size else []
+    if run.diverged_at.notna().any():
+        ends.append(float(run.diverged_at.max()))
+    return min(ends, default=math.nan)
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    left = tables["left"]
+    momentum = float(tidy.beta1.iloc[0])
+    stays = left.assign(stay=left.left.isna())
+    seeds = int(stays.groupby(["optimizer", "beta2", "lr"], observed=True).size().min())
+    below = sorted(v for v in stays.beta2.unique() if v < momentum**2)
+    found = []
+    for claim in claims.claims_of(EXPERIMENT):
+        for lr in sorted(stays.lr.unique()):
+            setting = f"lr {lr:g}"
+            if verdict := training.few(claim, setting, seeds):
+                found.append(verdict)
+                continue
+            part = pick(stays, stays.lr == lr)
+            wide = part.pivot(index="seed", columns=["optimizer", "beta2"], values="stay")
+            judge = _adam_leaves if claim.id.endswith("adam") else _stable_everywhere
+            evidence = judge(wide, below if judge is _adam_leaves else sorted(part.beta2.unique()))
+            found.append(claims.judge(claim, setting, budget="not tuned", **evidence))
+    return claims.settle(found)
+
+
+def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
+    """Below v = u^2, does LaProp stay where Adam leaves, at every level?"""
+    gaps = {v: statistics.difference_of_fractions(wide[SUBJECT, v], wide["adam", v])
+            for v in levels}  # fmt: skip
+    smallest = min(levels, key=lambda v: gaps[v].value)
+    told = "; ".join(
+        f"v = {v:g}: LaProp {wide[SUBJECT, v].mean():.0%}, Adam {wide['adam', v].mean():.0%}"
+        for v in levels
+    )
+    return {
+        "p_for": max(statistics.mcnemar_exact(wide[SUBJECT, v], wide["adam", v], "greater")
+                     for v in levels),
+        "p_against": max(
+            statistics.p_fraction_difference_below(wide[SUBJECT, v], wide["adam", v],
+                                                   claims.SMALL_GAP) for v in levels),
+        "effect": gaps[smallest],
+        "effect_unit": f"difference of the fractions that stay (LaProp − Adam, v = {smallest:g})",
+        "sentence": f"Seeds that stay in their basin to the end: {told}.",
+    }  # fmt: skip
+
+
+def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
+    """Does LaProp stay at every v, for at least STABLE of the seeds?"""
+    counts = {v: (int(wide[SUBJECT, v].sum()), len(wide)) for v in levels}
+    worst = min(levels, key=lambda v: counts[v][0])
+    stay, n = counts[worst]
+    low, high = statistics.wilson_interval(stay, n)
+    told = ", ".join(f"{counts[v][0] / n:.0%} at v = {v:g}" for v in levels)
+    return {
+        "p_for": max(statistics.p_fraction_above(*counts[v], STABLE) for v in levels),
+        "p_against": statistics.p_fraction_below(stay, n, STABLE) * len(levels),
+        "effect": statistics.Estimate(stay / n, low, high, n),
+        "effect_unit": f"of the seeds stay (v = {worst:g}, where the fewest do)",
+        "sentence": f"LaProp stays in its basin for {told} of the seeds.",
+    }
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    """Survival curves: a row for each learning rate, a column for each v."""
+    left = tables["left"]
+    lrs, levels = sorted(left.lr.unique()), sorted(left.beta2.unique(), reverse=True)
+    names, momentum = style.in_order(left.optimizer), float(tidy.beta1.iloc[0])
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 1.5 + 1.9 * len(lrs)))
+        height = fig.get_figheight()
+        fig.text(0.01, 1 - 0.08 / height, "How long the loss stays in its basin",
+                 fontsize=11, fontweight="bold", va="top")  # fmt: skip
+        style.legend(fig, names, top=1 - 0.3 / height)
+        grid = fig.add_gridspec(len(lrs), len(levels), left=0.09, right=0.98,
+                                top=1 - 0.85 / height, bottom=0.95 / height, hspace=0.3,
+                                wspace=0.12)  # fmt: skip
+        for row, lr in enumerate(lrs):
+            for column, v in enumerate(levels):
+                ax = fig.add_subplot(grid[row, column])
+                for name in names:
+                    part = pick(left, (left.optimizer == name) & (left.beta2 == v)
+                                & (left.lr == lr))  # fmt: skip
+                    ends = np.sort(part.left.dropna().to_numpy())
+                    x = np.concatenate([[0], ends, [config["steps"]]])
+                    y = 1 - np.arange(len(ends) + 1) / len(part)
+                    look = style.mark(name)
+                    ax.plot(x, [*y, y[-1]], color=look.colour, linestyle=look.linestyle,
+                            linewidth=look.width, drawstyle="steps-post",
+                            zorder=3 - 0.1 * look.width)  # fmt: skip
+                ax.set_ylim(-0.04, 1.06)
+                ax.set_xlim(0, config["steps"])
+                ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+                if row == 0:
+                    ax.set_title(f"ν = {v:g}" + (" < μ²" if v < momentum**2 else ""))
+                if column:
+                    ax.tick_params(labelleft=False)
+                else:
+                    ax.set_ylabel(f"lr {lr:g}\nfraction that stays")
+                if row == len(lrs) - 1:
+                    ax.set_xlabel("optimizer steps")
+                else:
+                    ax.tick_params(labelbottom=False)
+        n = int(tables["survival"].n.min())
+        fig.text(0.01, 0.06 / height, "\n".join([
+            (f"Scale {config['scale']}: n = {n} seeds; {config['depth']} hidden layers of width "
+            f"{config['width']}, batch 128; μ = {momentum:g}, ε = 1e-26{config['note']}."),
+            ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
+            "a uniform guess"),
+            "after it has been below half of it, or is no longer finite. Nothing is tuned.",
+        ]), va="bottom", fontsize=7)  # fmt: skip
+    return fig

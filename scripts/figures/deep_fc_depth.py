@@ -1,0 +1,188 @@
+"""How deep may a fully connected net be? Training curves, and the greatest depth that still trains.
+
+Fixed before running: a net of some depth and seed *trains* if its training loss at the end is below
+0.9 ln(classes), nine tenths of a uniform guess; the *greatest depth that still trains* of a seed is
+the largest depth of the grid up to which it trains at every depth, 0 if at none. The learning rate
+is chosen for each optimizer and depth on the tuning seeds, by the mean loss at the end.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts import claims, statistics
+from scripts.claims import Verdict
+from scripts.figures import style, training
+from scripts.figures.training import CHANCE, TRAINED, pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SETTING, SUBJECT = "deep_fc_depth", "tuned", "laprop"
+BOOTSTRAP_SEED = 20200212
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    sweeps = values["sweeps"].values()
+    return {
+        "scale": values["scale"],
+        "steps": values["steps"],
+        "depths": sorted({depth for sweep in sweeps for depth in sweep["task.depth"]}),
+        "width": values["task"]["width"],
+        "batch": values["task"]["batch"],
+        "note": training.stand_in(values),
+    }
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`tuning`: the chosen learning rates; `fraction`: how many seeds train at each depth;
+    `greatest`: the greatest depth of each optimizer and seed; `curves`: loss against steps."""
+    outcomes = training.final(tidy, "loss", ["depth"])
+    chosen = training.tuned(outcomes, ["optimizer", "depth"])
+    report = training.reported(outcomes, chosen)
+    rows = []
+    for (optimizer, depth), cell in report.groupby(["optimizer", "depth"], observed=True):
+        trained, n = int(cell.trained.sum()), len(cell)
+        low, high = statistics.wilson_interval(trained, n)
+        rows.append({"optimizer": optimizer, "depth": depth, "lr": cell.lr.iloc[0], "n": n,
+                     "trained": trained, "fraction": trained / n, "fraction_low": low,
+                     "fraction_high": high, "median_loss": cell.value.median()})  # fmt: skip
+    found = training.curves(tidy, "loss", ["depth"]).merge(chosen, how="inner")
+    found = pick(found, found.phase == "report")
+    found["value"] = found.value.clip(upper=2 * CHANCE)
+    spread = found.groupby(["optimizer", "depth", "step"], observed=True)["value"]
+    spread = spread.quantile([0.25, 0.5, 0.75]).unstack().reset_index()
+    spread.columns = ["optimizer", "depth", "step", "q1", "median", "q3"]
+    return {
+        "tuning": chosen,
+        "fraction": pd.DataFrame(rows),
+        "greatest": greatest_depths(report, config["depths"]),
+        "curves": spread,
+    }
+
+
+def greatest_depths(report: pd.DataFrame, depths: Sequence[int]) -> pd.DataFrame:
+    """Optimizer, phase, seed, depth: the largest depth up to which the seed trains everywhere."""
+    wide = report.pivot_table(index=["optimizer", "seed"], columns="depth", values="trained",
+                              observed=True)  # fmt: skip
+    reached = wide.reindex(columns=list(depths)).fillna(0).to_numpy(dtype=bool).cumprod(axis=1)
+    values = np.concatenate([[0], np.asarray(depths)])[reached.sum(axis=1)]
+    return wide.index.to_frame(index=False).assign(depth=values)
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    outcomes = training.final(tidy, "loss", ["depth"])
+    chosen, greatest = tables["tuning"], tables["greatest"]
+    tune = pick(outcomes, outcomes.phase == "tune").merge(chosen, how="inner")
+    tune_depth = greatest_depths(tune, config["depths"]).groupby("optimizer", observed=True)
+    found = []
+    for claim in claims.claims_of(EXPERIMENT):
+        every = [o for o in style.in_order(greatest.optimizer) if o != SUBJECT]
+        rivals = ["adam"] if claim.id.endswith("adam") else every
+        seeds = int(greatest.groupby("optimizer", observed=True).size().min())
+        if verdict := training.few(claim, SETTING, seeds):
+            found.append(verdict)
+            continue
+        compared = [SUBJECT, *rivals]
+        if missing := [o for o in compared if o not in set(greatest.optimizer)]:
+            found.append(claims.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
+            continue
+        budgets = [training.budget(o, outcomes, chosen, config["steps"]) for o in compared]
+        text = claims.budget_text(budgets)
+        if refusal := claims.gate(budgets):
+            found.append(claims.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
+                                             refused=True))  # fmt: skip
+            continue
+        depth = greatest.pivot(index="seed", columns="optimizer", values="depth")
+        ahead = {
+            rival: statistics.mean_interval(depth[SUBJECT] - depth[rival], seed=BOOTSTRAP_SEED)
+            for rival in rivals
+        }
+        best = max(rivals, key=lambda rival: tune_depth.depth.mean()[rival])
+        labels = {o: style.mark(o).label for o in compared}
+        means = ", ".join(f"{labels[o]} {claims.number(depth[o].mean())}" for o in compared)
+        found.append(
+            claims.judge(
+                claim,
+                SETTING,
+                budget=text,
+                p_for=max(a.p_above(0) for a in ahead.values()),
+                p_against=ahead[best].p_below(0),
+                effect=ahead[best],
+                effect_unit=f"layers deeper than {labels[best]}",
+                sentence=f"Mean greatest depth that still trains within {config['steps']:,} steps "
+                f"at width {config['width']}: {means}.",
+            )
+        )
+    return claims.settle(found)
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    """Loss against steps at each depth; fraction of seeds that train against depth."""
+    depths, names = config["depths"], style.in_order(tables["fraction"].optimizer)
+    columns = 3
+    rows = -(-(len(depths) + 1) // columns)
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 1.15 + 2.15 * rows))
+        height = fig.get_figheight()
+        fig.text(0.01, 1 - 0.08 / height, "Extremely deep fully connected nets: which start to train?",
+                 fontsize=11, fontweight="bold", va="top")  # fmt: skip
+        style.legend(fig, names, top=1 - 0.3 / height)
+        grid = fig.add_gridspec(rows, columns, left=0.08, right=0.99, top=1 - 0.82 / height,
+                                bottom=0.85 / height, hspace=0.5, wspace=0.28)  # fmt: skip
+        for place, depth in enumerate(depths):
+            ax = fig.add_subplot(grid[divmod(place, columns)])
+            _curves_panel(ax, tables["curves"], names, depth)
+            ax.set_title(f"{chr(97 + place)}  depth {depth:,}", loc="left")
+        ax = fig.add_subplot(grid[divmod(len(depths), columns)])
+        ax.set_title(f"{chr(97 + len(depths))}  seeds that train", loc="left")
+        _fraction_panel(ax, tables["fraction"], names, depths)
+        n, tuning = tables["fraction"].n.min(), tidy[tidy.phase == "tune"].seed.nunique()
+        lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
+        fig.text(0.01, 0.06 / height, "\n".join([
+            (f"Scale {config['scale']}: n = {n} seeds; width {config['width']}, batch "
+            f"{config['batch']:,}; (μ, ν) = (0.8, 0.96) and ε = 1e-26 for all with two betas"
+            f"{config['note']}."),
+            (f"Learning rate per optimizer and depth from {{{lrs}}} on {tuning} other seeds. "
+            "Lines: medians, bands: quartiles (above the frame: diverged)."),
+            ("Dotted: the loss of a uniform guess, ln 10; a net trains once it is below 0.9 of it "
+            "(dashed). Bars: 95% Wilson intervals."),
+        ]), va="bottom", fontsize=7)  # fmt: skip
+    return fig
+
+
+def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str], depth: int) -> None:
+    ax.axhline(CHANCE, color="#555555", linewidth=0.8, linestyle=":")
+    ax.axhline(TRAINED, color="#555555", linewidth=0.6, linestyle="--")
+    for name in names:
+        part = pick(curves, (curves.optimizer == name) & (curves.depth == depth))
+        look = style.mark(name)
+        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
+                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+    ax.set_ylim(0, 1.35 * CHANCE)
+    ax.set_xlabel("optimizer steps")
+    ax.set_ylabel("training loss (nats)")
+
+
+def _fraction_panel(
+    ax: Axes, fraction: pd.DataFrame, names: Sequence[str], depths: Sequence[int]
+) -> None:
+    places = {depth: place for place, depth in enumerate(depths)}
+    for name, shift in style.dodged(names, list(places.values())):
+        part = pick(fraction, fraction.optimizer == name).sort_values("depth")
+        x = part.depth.map(places).astype(float) + shift
+        style.intervals(ax, x, part.fraction, part.fraction_low, part.fraction_high,
+                        style.mark(name))  # fmt: skip
+    ax.set_xticks(list(places.values()), [f"{depth:,}" for depth in depths])
+    ax.set_ylim(-0.05, 1.05)
+    ax.set_xlabel("depth (hidden layers)")
+    ax.set_ylabel("fraction of seeds")

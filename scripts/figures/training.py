@@ -1,0 +1,101 @@
+"""What the figures of the training tasks share: outcomes of runs, the choice of a learning rate."""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from scripts import claims, statistics
+from scripts.claims import Budget
+
+CLASSES = 10  # of cifar10, mnist and digits
+CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
+# A net trains if its loss falls clearly below that; one that diverges is as good as a guess.
+TRAINED = 0.9 * CHANCE
+KEY = ["run", "optimizer", "lr", "beta1", "beta2", "phase", "seed", "replica"]
+
+
+def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
+    return cast(pd.DataFrame, frame[np.asarray(mask, dtype=bool)])
+
+
+def curves(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a replica and evaluation: KEY, ``extra``, step, value.
+
+    A value that is no number, and every value from the step on at which a replica diverged, counts
+    as a guess.
+    """
+    keys = [name for name in [*KEY, *extra] if name in tidy]
+    found = pick(tidy, tidy.metric == metric)[[*keys, "step", "value"]].copy()
+    ends = pick(tidy, tidy.metric == "diverged_at")[["run", "replica", "value"]]
+    ends = ends.rename(columns={"value": "diverged_at"})
+    found = found.merge(ends, on=["run", "replica"], how="left")
+    dead = found.step > found.diverged_at
+    found["value"] = found.value.where(~dead & found.value.notna(), CHANCE)
+    return found
+
+
+def final(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a replica: its last value, capped at a guess, and whether it diverged and trained."""
+    found = curves(tidy, metric, extra)
+    last = found.sort_values("step").groupby(["run", "replica"], observed=True).tail(1).copy()
+    last["diverged"] = last.diverged_at.notna()
+    last["value"] = last.value.where(~last.diverged, CHANCE).clip(upper=CHANCE)
+    last["trained"] = last.value < TRAINED
+    return last.drop(columns=["step", "diverged_at"])
+
+
+def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The learning rate with the lowest mean loss on the tuning seeds, for each group of ``by``.
+
+    Columns ``by``, lr, on_edge (a better one may lie beyond the grid, and none trained as well
+    inside it). The smallest of equals.
+    """
+    tune = pick(outcomes, outcomes.phase == "tune")
+    means = tune.groupby([*by, "lr"], observed=True)["value"].mean().reset_index()
+    means["value"] = means.value.round(9)
+    best = means.sort_values(["value", "lr"]).groupby(list(by), observed=True).head(1).copy()
+    grid = sorted(outcomes.lr.unique())
+    # where nobody trains, no learning rate is the best, and none lies on an edge
+    best["on_edge"] = best.lr.isin([grid[0], grid[-1]]) & (best.value < TRAINED)
+    return best.drop(columns="value").sort_values(list(by)).reset_index(drop=True)
+
+
+def reported(outcomes: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes of the report seeds at the chosen learning rates."""
+    report = pick(outcomes, outcomes.phase == "report")
+    return report.merge(chosen, how="inner")
+
+
+def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
+    """What tuning cost ``optimizer``, for the fairness gate."""
+    mine = pick(outcomes, outcomes.optimizer == optimizer)
+    edges = pick(chosen, (chosen.optimizer == optimizer) & chosen.on_edge)
+    seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
+             for phase in ("tune", "report")}  # fmt: skip
+    fixed = {name: float(mine[name].iloc[0]) for name in ("beta1", "beta2") if name in mine}
+    return Budget(
+        optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds["tune"], knobs=("lr",),
+        steps=steps, report_seeds=seeds["report"],
+        fixed={name: value for name, value in fixed.items() if not math.isnan(value)},
+        on_edge=tuple(f"lr {lr:g}" for lr in sorted(edges.lr.unique())),
+    )  # fmt: skip
+
+
+def stand_in(values: Any) -> str:
+    """A note for the figure where the data are not the paper's."""
+    name = values["task"]["dataset"]
+    return "" if name == "cifar10" else f" · data: {name}, a stand-in for CIFAR-10"
+
+
+def few(claim: claims.Claim, setting: str, seeds: int) -> claims.Verdict | None:
+    """The verdict where there are too few seeds for one."""
+    if seeds >= statistics.MIN_SEEDS:
+        return None
+    return claims.inconclusive(claim, setting, claims.few_seeds(seeds), n=seeds)

@@ -1,0 +1,145 @@
+"""The plane of (u, v): the loss that Adam and LaProp reach, side by side.
+
+Adam's update is bounded only below the line u = sqrt(v); LaProp's everywhere. The learning rate is
+chosen for each optimizer in each cell on the tuning seeds. A run that diverges counts as a guess.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts import claims, statistics
+from scripts.claims import Verdict
+from scripts.figures import style, training
+from scripts.figures.training import CHANCE, pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SETTING, SUBJECT, RIVAL = "uv_plane", "tuned", "laprop", "adam"
+BOOTSTRAP_SEED = 20200212
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "scale": values["scale"],
+        "steps": values["steps"],
+        "width": values["task"]["width"],
+        "depth": values["task"]["depth"],
+        "note": training.stand_in(values),
+    }
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`tuning`: the chosen learning rates; `plane`: median loss and counts of each cell."""
+    outcomes = training.final(tidy, "loss")
+    cell = ["optimizer", "beta1", "beta2"]
+    chosen = training.tuned(outcomes, cell)
+    report = training.reported(outcomes, chosen)
+    plane = report.groupby(cell, observed=True).agg(
+        lr=("lr", "first"), n=("seed", "size"), diverged=("diverged", "sum"),
+        trained=("trained", "sum"), median_loss=("value", "median"),
+        q1=("value", lambda v: v.quantile(0.25)), q3=("value", lambda v: v.quantile(0.75)),
+    )  # fmt: skip
+    return {"tuning": chosen, "plane": plane.reset_index()}
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    outcomes = training.final(tidy, "loss")
+    report = training.reported(outcomes, tables["tuning"])
+    report = report.assign(beyond=report.beta1 > np.sqrt(report.beta2))
+    (seeds,) = {int(n) for n in tables["plane"].n}
+    found = []
+    for claim in claims.claims_of(EXPERIMENT):
+        if verdict := training.few(claim, SETTING, seeds):
+            found.append(verdict)
+            continue
+        beyond = claim.id.endswith("beyond")
+        part = pick(report, report.beyond == beyond)
+        share = part.groupby(["optimizer", "seed"], observed=True)["trained"].mean().unstack(0)
+        gap = statistics.mean_interval(share[SUBJECT] - share[RIVAL], seed=BOOTSTRAP_SEED)
+        # no ranking of losses, but of how many cells train: an edge of the grid hides nothing
+        budgets = [training.budget(o, outcomes, tables["tuning"].assign(on_edge=False),
+                                   config["steps"]) for o in (SUBJECT, RIVAL)]  # fmt: skip
+        cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
+        where = "u > √v" if beyond else "u ≤ √v"
+        if beyond:
+            p_for, p_against = gap.p_above(0), gap.p_below(claims.SMALL_GAP)
+        else:  # equivalence
+            p_for = max(gap.p_above(-claims.SMALL_GAP), gap.p_below(claims.SMALL_GAP))
+            p_against = min(gap.p_below(-claims.SMALL_GAP), gap.p_above(claims.SMALL_GAP))
+        found.append(
+            claims.judge(
+                claim,
+                SETTING,
+                budget=claims.budget_text(budgets),
+                p_for=p_for,
+                p_against=p_against,
+                effect=gap,
+                effect_unit="difference of the fractions of cells that train (LaProp − Adam)",
+                sentence=f"Of the {cells} cells with {where}, LaProp trains "
+                f"{share[SUBJECT].mean():.0%} and Adam {share[RIVAL].mean():.0%} (mean over "
+                "seeds).",
+            )
+        )
+    return claims.settle(found)
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    plane = tables["plane"]
+    us, vs = sorted(plane.beta1.unique()), sorted(plane.beta2.unique())
+    lowest = max(float(plane.median_loss.min()), 1e-6)
+    norm = matplotlib.colors.LogNorm(vmin=lowest, vmax=CHANCE)
+    with matplotlib.rc_context(style.RC | {"axes.grid": False}):
+        fig = Figure(figsize=(7.6, 3.9))
+        fig.text(0.01, 0.98, "Loss reached over the plane of (μ, ν)", fontsize=11,
+                 fontweight="bold", va="top")  # fmt: skip
+        grid = fig.add_gridspec(1, 3, left=0.07, right=0.92, top=0.83, bottom=0.27, wspace=0.1,
+                                width_ratios=(1, 1, 0.05))  # fmt: skip
+        image = None
+        for place, name in enumerate((SUBJECT, RIVAL)):
+            ax = fig.add_subplot(grid[0, place])
+            part = pick(plane, plane.optimizer == name)
+            image = _panel(ax, part, us, vs, norm)
+            ax.set_title(f"{'ab'[place]}  {style.mark(name).label}", loc="left")
+            ax.set_xlabel("ν (of the second moment)")
+            if place:
+                ax.tick_params(labelleft=False)
+            else:
+                ax.set_ylabel("μ (of the momentum)")
+        bar = fig.colorbar(image, cax=fig.add_subplot(grid[0, 2]))  # type: ignore[arg-type]
+        bar.set_label("median training loss (nats)")
+        n, tuning = plane.n.min(), tidy[tidy.phase == "tune"].seed.nunique()
+        lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
+        fig.text(0.01, 0.015, "\n".join([
+            (f"Scale {config['scale']}: n = {n} seeds a cell, {config['steps']:,} steps, "
+            f"{config['depth']} hidden layers of width {config['width']}, ε = 1e-26"
+            f"{config['note']}."),
+            (f"Learning rate per optimizer and cell from {{{lrs}}} on {tuning} other seeds. "
+            "Black line: μ = √ν; above it Adam's update is unbounded."),
+            "× diverged: no longer finite for at least one seed, with their number.",
+        ]), va="bottom", fontsize=7)  # fmt: skip
+    return fig
+
+
+def _panel(ax: Axes, part: pd.DataFrame, us: list[float], vs: list[float], norm: Any) -> Any:
+    loss = part.pivot(index="beta1", columns="beta2", values="median_loss").loc[us, vs]
+    image = ax.imshow(loss.to_numpy(), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
+    for _, cell in pick(part, part.diverged > 0).iterrows():
+        ax.text(vs.index(cell.beta2), us.index(cell.beta1), f"× {int(cell.diverged)}",
+                ha="center", va="center", color="white", fontsize=7.5)  # fmt: skip
+    # the line u = sqrt(v) as the border between cells, which are not evenly spaced in u and v
+    heights = [sum(u <= np.sqrt(v) + 1e-12 for u in us) - 0.5 for v in vs]
+    edges = np.arange(len(vs) + 1) - 0.5
+    ax.stairs(heights, edges, baseline=None, color="black", linewidth=1.6)
+    ax.set_xticks(range(len(vs)), [f"{v:g}" for v in vs])
+    ax.set_yticks(range(len(us)), [f"{u:g}" for u in us])
+    return image
