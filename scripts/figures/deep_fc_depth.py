@@ -142,7 +142,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ax = fig.add_subplot(grid[divmod(place, columns)])
             _curves_panel(ax, tables["curves"], names, depth)
             ax.set_title(f"{chr(97 + place)}  depth {depth:,}", loc="left")
-        ax = fig.add_subplot(grid[divmod(len(depths), columns)])
+        row, column = divmod(len(depths), columns)
+        ax = fig.add_subplot(grid[row, column:])  # whatever is left of the row
         ax.set_title(f"{chr(97 + len(depths))}  seeds that train", loc="left")
         _fraction_panel(ax, tables["fraction"], names, depths)
         n, tuning = tables["fraction"].n.min(), tidy[tidy.phase == "tune"].seed.nunique()
