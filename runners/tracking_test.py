@@ -8,7 +8,13 @@ import wandb
 
 from runners.config import ROOT
 from runners.sweep import plan
-from runners.tracking import NoTracker, SafeTracker, WandbTracker, open_tracker
+from runners.tracking import (
+    NoTracker,
+    SafeTracker,
+    WandbTracker,
+    _replica_names,
+    open_tracker,
+)
 
 NAMES = {"task": "t", "optimizer": "o", "experiment": "none"}
 FEW = ["task=rosenbrock", "steps=20", "eval_every=10"]
@@ -99,3 +105,8 @@ def test_disabled_is_nothing_at_all(tmp_path):
     made = open_tracker("disabled", "k", "label", tmp_path, {}, NAMES, [{"seed": 0}])
     assert type(made) is NoTracker
     assert not list(tmp_path.iterdir())
+
+
+def test_replicas_are_named_by_numbers_and_by_words():
+    named = _replica_names([{"seed": 3, "kind": "burst", "ratio": 0.5}])
+    assert named == ["seed=3,kind=burst,ratio=0.5"]

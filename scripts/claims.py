@@ -32,6 +32,10 @@ SMALL_NOISE = 0.04  # a third of the level from which Adam and AMSGrad are said 
 LARGE_NOISE = 0.08  # the upper half of the levels
 ALIKE_FACTOR = 1.25  # the paper shows curves; a smaller factor could not be told apart in them
 SMALL_GAP = 0.25  # less in the fraction converged is not "stops where LaProp still does"
+ROUNDING = 1e-9  # by so much, relatively, float64 may carry a measured update over its bound
+SEVERE = 0.9  # sequences that stay below this part of a bound do not put it to the test
+STEP_ROUNDING = float(np.finfo(float).eps)  # of a path's length; one such a step is rounding
+GROWS = 1.2  # times the largest update when the horizon doubles; a bounded one tends to 1
 
 # What each optimizer did under one setting: (optimizer, sigma, phase) -> steps indexed by seed.
 Arms = Mapping[tuple[str, float, str], pd.Series]
@@ -56,7 +60,7 @@ class Verdict:
     effect_unit: str = ""
     low: float = math.nan
     high: float = math.nan
-    n: int = 0  # report seeds
+    n: int = 0  # report seeds, or the cases of a maximum
     budget: str = ""
     p_value: float = math.nan  # two-sided; NaN where there is no test
     p_holm: float = math.nan  # over all verdicts of the experiment; NaN before `settle`
@@ -94,6 +98,26 @@ def _fastest(id: str, sentence: str, rivals: str) -> Claim:
     )
 
 
+def _update(id: str, sentence: str, supported_by: str, contradicted_by: str) -> Claim:
+    source = "propositions on the size of the update, under hyper-parameters"
+    return Claim(id, sentence, source, "bounded_update", supported_by, contradicted_by)
+
+
+def _limit(id: str, sentence: str, other: str, parameter: str) -> Claim:
+    return Claim(
+        id,
+        sentence,
+        "interpolation between the signed-gradient and the adaptive methods",
+        "interpolation",
+        f"at the smallest {parameter} the largest distance between the paths of LaProp and of "
+        f"{other} is rounding, at most steps x {STEP_ROUNDING:.1e} of the path's length, for more "
+        "than half the seeds (sign test), and its median falls wherever the parameter falls, until "
+        "it is",
+        f"it is more than rounding at the smallest {parameter} for more than half the seeds (sign "
+        "test)",
+    )
+
+
 CLAIMS: tuple[Claim, ...] = (
     _rosenbrock(
         "rosenbrock_alike_at_small_noise",
@@ -119,10 +143,45 @@ CLAIMS: tuple[Claim, ...] = (
         "against one of the two, LaProp's lead in the fraction converged is below "
         f"{SMALL_GAP} at every noise level",
     ),
+    _update(
+        "update_laprop_bounded",
+        "LaProp's update is bounded by lr / √(1 − ν) for any (μ, ν).",
+        f"no sequence exceeds the bound by more than rounding ({ROUNDING:g}) at any ν and any "
+        f"horizon, and at every ν one reaches at least {SEVERE:g} of it",
+        "a sequence exceeds it",
+    ),
+    _update(
+        "update_adam_bounded_below",
+        "Adam's update is bounded by lr (1 − μ) / (√(1 − ν) (1 − μ / √ν)) where μ < √ν.",
+        f"no sequence exceeds the bound by more than rounding ({ROUNDING:g}) at any such ν and any "
+        f"horizon, and at every such ν one reaches at least {SEVERE:g} of what is possible",
+        "a sequence exceeds it",
+    ),
+    _update(
+        "update_adam_unbounded_above",
+        "Adam's update has no bound where μ > √ν, and LaProp's has.",
+        f"at every such ν, where the horizon doubles Adam's largest update grows by a factor of at "
+        f"least {GROWS:g}, LaProp's by a smaller one, and both are at least {SEVERE:g} of what is "
+        "possible by then, which for Adam grows without limit",
+        f"at one such ν Adam's largest update grows by a factor below {GROWS:g} though it was "
+        f"driven to {SEVERE:g} of what is possible",
+    ),
+    _limit(
+        "limit_nu_momentum_of_sign",
+        "As ν goes to 0, LaProp becomes signSGD with momentum of the sign.",
+        "signSGD with the same momentum of the sign",
+        "ν",
+    ),
+    _limit(
+        "limit_mu_rmsprop",
+        "As μ goes to 0, LaProp becomes RMSprop with bias correction.",
+        "Adam with betas (0, ν), which is that RMSprop,",
+        "μ",
+    ),
 )
 
 DEEP_FC = "experiment on starting the training of extremely deep fully connected nets"
-THEORY = "propositions on the updates of Adam and LaProp for arbitrary (mu, nu)"
+THEORY = "propositions on the updates of Adam and LaProp for arbitrary (μ, ν)"
 _DEPTH = "the greatest depth that still trains, averaged over the seeds,"
 CLAIMS += (
     Claim(
@@ -143,32 +202,32 @@ CLAIMS += (
     ),
     Claim(
         "divergence_of_adam",
-        "For v far enough below u, Adam's loss leaves the basin it has reached; LaProp's does not.",
+        "For ν far enough below μ, Adam's loss leaves the basin it has reached; LaProp's does not.",
         THEORY,
         "adam_divergence",
-        "at every v below u^2 of the grid, more seeds of LaProp than of Adam stay in their basin "
+        "at every ν below μ² of the grid, more seeds of LaProp than of Adam stay in their basin "
         "(exact McNemar test)",
-        f"at every such v LaProp's lead in the fraction that stays is below {SMALL_GAP}",
+        f"at every such ν LaProp's lead in the fraction that stays is below {SMALL_GAP}",
     ),
     Claim(
         "laprop_stable_for_any_v",
-        "LaProp trains stably for any pair (u, v).",
+        "LaProp trains stably for any pair (μ, ν).",
         THEORY,
         "adam_divergence",
-        "at every v of the grid more than 95% of the seeds stay in their basin (exact test)",
-        "at one v fewer than 95% do (exact test, corrected for their number)",
+        "at every ν of the grid more than 95% of the seeds stay in their basin (exact test)",
+        "at one ν fewer than 95% do (exact test, corrected for their number)",
     ),
     Claim(
         "uv_laprop_beyond",
-        "Where u > sqrt(v), LaProp trains and Adam fails.",
+        "Where μ > √ν, LaProp trains and Adam fails.",
         THEORY,
         "uv_plane",
-        "LaProp trains a larger fraction of the cells of the grid with u > sqrt(v)",
+        "LaProp trains a larger fraction of the cells of the grid with μ > √ν",
         f"its lead there is below {SMALL_GAP}",
     ),
     Claim(
         "uv_alike_below",
-        "Where u <= sqrt(v), both train.",
+        "Where μ ≤ √ν, both train.",
         THEORY,
         "uv_plane",
         f"the fractions of cells that train differ by less than {SMALL_GAP} (equivalence test)",
@@ -339,6 +398,36 @@ def still_converges(
     }  # fmt: skip
 
 
+def becomes(
+    distances: Mapping[float, np.ndarray], tolerance: float, parameter: str
+) -> dict[str, Any]:
+    """Does the distance of two paths vanish with a parameter, and fall all the way?
+
+    ``distances``: of each value of the parameter, one a seed, as parts of the path's length.
+    """
+    falling = sorted(distances, reverse=True)
+    medians = [float(np.median(distances[value])) for value in falling]
+    rises = [
+        value
+        for value, median, before in zip(falling[1:], medians[1:], medians, strict=False)
+        if before > tolerance and median >= before
+    ]
+    last = distances[falling[-1]]
+    within = int((last <= tolerance).sum())
+    told = ", ".join(f"{number(m)} at {v:g}" for v, m in zip(falling, medians, strict=True))
+    stalls = ", ".join(f"{value:g}" for value in rises)
+    return {
+        "p_for": 1.0 if rises else statistics.p_most(within, last.size),
+        "p_against": statistics.p_most(last.size - within, last.size),
+        "effect": statistics.order_interval(last),
+        "effect_unit": f"of the path's length, the median distance at {parameter} = "
+        f"{falling[-1]:g}",
+        "sentence": f"Within rounding ({number(tolerance)}) at {parameter} = {falling[-1]:g} for "
+        f"{within} of {last.size} seeds. Median distances: {told}."
+        + (f" They do not fall at {parameter} = {stalls}." if rises else ""),
+    }
+
+
 def _paired(arms: Arms, a: str, b: str, sigma: float) -> tuple[Any, Any]:
     left, right = arms[a, sigma, "report"], arms[b, sigma, "report"]
     return statistics.align(list(left.index), left, list(right.index), right)
@@ -371,6 +460,27 @@ def judge(
         claim.id, setting, verdict, effect.value, effect_unit, effect.low, effect.high, effect.n,
         budget, p_value=p, sentence=sentence,
     )  # fmt: skip
+
+
+def examine(
+    claim: Claim,
+    setting: str,
+    *,
+    supported: bool,
+    contradicted: bool,
+    effect: float,
+    effect_unit: str,
+    n: int,
+    sentence: str,
+) -> Verdict:
+    """The verdict on a bound: a maximum over n cases, without interval or test.
+
+    One counterexample contradicts a bound. No number of cases proves it, so that a claim should
+    call itself supported only where the cases were hard.
+    """
+    verdict = CONTRADICTED if contradicted else SUPPORTED if supported else INCONCLUSIVE
+    return Verdict(claim.id, setting, verdict, effect, effect_unit, n=n, budget="not tuned",
+                   sentence=sentence)  # fmt: skip
 
 
 def few_seeds(n: int) -> str:
@@ -443,13 +553,18 @@ def to_text(verdicts: Sequence[Verdict]) -> str:
 
 
 def _effect(v: Verdict) -> str:
-    shown = f"{number(v.effect)} ({number(v.low)} to {number(v.high)}) {v.effect_unit}"
-    return shown if v.effect_unit else "–"
+    if not v.effect_unit:
+        return "–"
+    known = not (math.isnan(v.low) and math.isnan(v.high))
+    interval = f" ({number(v.low)} to {number(v.high)})" if known else ""
+    return f"{number(v.effect)}{interval} {v.effect_unit}"
 
 
 def number(value: float) -> str:
     """A number for a reader: thousands with a comma, small ones with two digits."""
     if math.isnan(value):
         return "unknown"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.1e}".replace("-", "−")
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
     return text.replace("inf", "∞").replace("-", "−")

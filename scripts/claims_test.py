@@ -107,6 +107,45 @@ def test_picking_the_comparison_on_tuning_seeds_makes_few_false_verdicts() -> No
     assert wrong / 200 <= 0.05
 
 
+def test_a_bound_is_examined_without_test_or_interval() -> None:
+    def verdict(supported: bool, contradicted: bool) -> Verdict:
+        return claims.examine(CLAIM, "u = 0.9", supported=supported, contradicted=contradicted,
+                              effect=0.97, effect_unit="times the bound", n=7, sentence="So.")  # fmt: skip
+
+    assert verdict(True, False).verdict == "supported"
+    assert verdict(True, True).verdict == "contradicted"  # one counterexample is enough
+    assert verdict(False, False).verdict == "inconclusive"
+    (settled,) = claims.settle([verdict(True, False)])
+    assert settled == verdict(True, False) and math.isnan(settled.p_value)
+    assert "| 0.97 times the bound | 7 |" in claims.to_markdown([settled])
+
+
+def test_becoming_needs_rounding_at_the_end_and_a_fall_on_the_way() -> None:
+    def judge(medians: dict[float, float], n: int = 20) -> Verdict:
+        spread = np.random.default_rng(0).uniform(0.9, 1.1, n)
+        distances = {value: median * spread for value, median in medians.items()}
+        evidence = claims.becomes(distances, 1e-13, "ν")
+        return claims.judge(CLAIM, "u = 0.9", budget="", **evidence)
+
+    falling = {0.9: 0.1, 0.1: 0.02, 1e-8: 1e-9, 1e-16: 3e-17, 1e-20: 4e-17}
+    got = judge(falling)  # what lies within rounding need not fall any more
+    assert got.verdict == "supported" and got.low <= got.effect <= got.high < 1e-13
+    assert "20 of 20 seeds" in got.sentence and "do not fall" not in got.sentence
+    wavers = judge({**falling, 0.1: 0.2})
+    assert wavers.verdict == "inconclusive" and "They do not fall at ν = 0.1." in wavers.sentence
+    assert judge({**falling, 1e-20: 1e-9}).verdict == "contradicted"
+    assert judge(falling, n=9).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1,234"), (1.234, "1.23"), (-0.05, "−0.05"), (0.0, "0.00"), (2.34e-17, "2.3e−17"),
+     (math.inf, "∞"), (math.nan, "unknown")],
+)  # fmt: skip
+def test_numbers_for_a_reader(value: float, text: str) -> None:
+    assert claims.number(value) == text
+
+
 # ---------------------------------------------------------------- fairness
 
 
@@ -187,7 +226,7 @@ def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
 
 def test_every_claim_says_what_supports_and_what_contradicts_it() -> None:
     ids = [claim.id for claim in claims.CLAIMS]
-    assert len(set(ids)) == len(ids) == len(claims.claims_of("rosenbrock_noise")) == 4
+    assert len(set(ids)) == len(ids) and len(claims.claims_of("rosenbrock_noise")) == 4
     for claim in claims.CLAIMS:
         assert claim.sentence.endswith(".") and claim.source
         assert claim.supported_by != claim.contradicted_by

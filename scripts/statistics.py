@@ -157,6 +157,26 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
     return _comparison(float(values.mean()), draws, draws, values.size)
 
 
+def order_interval(values: ArrayLike) -> Estimate:
+    """Median with its exact, distribution-free interval between two order statistics.
+
+    The interval covers with at least CONFIDENCE whatever the distribution (Thompson 1936), and
+    needs no finite values. Below six values there is none: its ends are infinite.
+    """
+    values = np.sort(np.asarray(values, dtype=float))
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise ValueError("values must be a non-empty list of numbers")
+    n = values.size
+    k = int(stats.binom.ppf((1 - CONFIDENCE) / 2, n, 0.5))  # so many lie beyond each end
+    low, high = (values[k - 1], values[n - k]) if k else (-np.inf, np.inf)
+    return Estimate(_median(values), float(low), float(high), n)
+
+
+def p_most(successes: int, n: int) -> float:
+    """One-sided exact p-value of "at most half of all cases succeed" (sign test)."""
+    return float(stats.binomtest(successes, n, 0.5, alternative="greater").pvalue)
+
+
 # ---------------------------------------------------------------- fractions
 
 

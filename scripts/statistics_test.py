@@ -247,3 +247,31 @@ def _pairs(only_a: int, only_b: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     b[:only_a] = 0
     a[only_a : only_a + only_b] = 0
     return a, b
+
+
+# ---------------------------------------------------------------- medians without a distribution
+
+
+def test_order_interval_covers_whatever_the_distribution() -> None:
+    rng = np.random.default_rng(3)
+    for n in (6, 20, 101):
+        hits = 0
+        for draw in rng.standard_cauchy((2000, n)):
+            found = st.order_interval(draw)
+            hits += found.low <= 0 <= found.high
+            assert found.n == n and found.value == np.median(draw)
+        assert hits / 2000 >= 0.94
+    # the textbook's ranks for 20 values: the 6th and the 15th
+    found = st.order_interval(np.arange(1, 21))
+    assert (found.low, found.value, found.high) == (6, 10.5, 15)
+    assert st.order_interval([1, 2, 3, 4, math.inf, math.inf]).high == math.inf
+    assert st.order_interval([1.0] * 5).low == -math.inf  # too few for an interval
+    for bad in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="values"):
+            st.order_interval(bad)
+
+
+def test_p_most_is_the_binomial_tail() -> None:
+    assert st.p_most(20, 20) == pytest.approx(0.5**20)
+    assert st.p_most(19, 20) == pytest.approx(21 * 0.5**20)
+    assert st.p_most(0, 20) == 1

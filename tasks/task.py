@@ -20,10 +20,11 @@ class Task(nn.Module):
 
     Attributes:
         replicas: one dict a replica, with its ``seed`` and whatever else tells it from the others
-            (for instance ``{"seed": 3, "sigma": 0.08}``); they become columns of the tables.
+            (for instance ``{"seed": 3, "sigma": 0.08}``), numbers and short names; they become
+            columns of the tables.
     """
 
-    replicas: Sequence[dict[str, int | float]]
+    replicas: Sequence[dict[str, int | float | str]]
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""

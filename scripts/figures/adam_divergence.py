@@ -94,7 +94,7 @@ def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
             for v in levels}  # fmt: skip
     smallest = min(levels, key=lambda v: gaps[v].value)
     told = "; ".join(
-        f"v = {v:g}: LaProp {wide[SUBJECT, v].mean():.0%}, Adam {wide['adam', v].mean():.0%}"
+        f"ν = {v:g}: LaProp {wide[SUBJECT, v].mean():.0%}, Adam {wide['adam', v].mean():.0%}"
         for v in levels
     )
     return {
@@ -104,7 +104,7 @@ def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
             statistics.p_fraction_difference_below(wide[SUBJECT, v], wide["adam", v],
                                                    claims.SMALL_GAP) for v in levels),
         "effect": gaps[smallest],
-        "effect_unit": f"difference of the fractions that stay (LaProp − Adam, v = {smallest:g})",
+        "effect_unit": f"difference of the fractions that stay (LaProp − Adam, ν = {smallest:g})",
         "sentence": f"Seeds that stay in their basin to the end: {told}.",
     }  # fmt: skip
 
@@ -115,12 +115,12 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
     worst = min(levels, key=lambda v: counts[v][0])
     stay, n = counts[worst]
     low, high = statistics.wilson_interval(stay, n)
-    told = ", ".join(f"{counts[v][0] / n:.0%} at v = {v:g}" for v in levels)
+    told = ", ".join(f"{counts[v][0] / n:.0%} at ν = {v:g}" for v in levels)
     return {
         "p_for": max(statistics.p_fraction_above(*counts[v], STABLE) for v in levels),
         "p_against": statistics.p_fraction_below(stay, n, STABLE) * len(levels),
         "effect": statistics.Estimate(stay / n, low, high, n),
-        "effect_unit": f"of the seeds stay (v = {worst:g}, where the fewest do)",
+        "effect_unit": f"of the seeds stay (ν = {worst:g}, where the fewest do)",
         "sentence": f"LaProp stays in its basin for {told} of the seeds.",
     }
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -137,6 +138,26 @@ def intervals(
             color=look.colour, marker=look.marker, markerfacecolor="white", markersize=4.5,
             elinewidth=0.8, capsize=1.8, zorder=4,
         )  # fmt: skip
+
+
+def clashes(fig: Figure) -> list[str]:
+    """Texts that overlap another or leave the page; an empty list is a readable figure."""
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    texts = [*fig.texts, *(t for legend in fig.legends for t in legend.get_texts())]
+    for ax in fig.axes:
+        titles: Any = [ax.title, getattr(ax, "_left_title", ax.title)]
+        texts += [*titles, ax.xaxis.label, ax.yaxis.label, *ax.texts]
+    renderer = canvas.get_renderer()
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in dict.fromkeys(texts)
+             if t.get_text() and t.get_visible()]  # fmt: skip
+    page, found = fig.bbox, []
+    for i, (text, box) in enumerate(boxes):
+        if box.x0 < page.x0 or box.x1 > page.x1 or box.y0 < page.y0 or box.y1 > page.y1:
+            found.append(f"{text!r} leaves the page")
+        found += [f"{text!r} overlaps {other!r}" for other, second in boxes[:i]
+                  if box.overlaps(second)]  # fmt: skip
+    return found
 
 
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> list[Path]:

@@ -70,7 +70,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         budgets = [training.budget(o, outcomes, tables["tuning"].assign(on_edge=False),
                                    config["steps"]) for o in (SUBJECT, RIVAL)]  # fmt: skip
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
-        where = "u > √v" if beyond else "u ≤ √v"
+        where = "μ > √ν" if beyond else "μ ≤ √ν"
         if beyond:
             p_for, p_against = gap.p_above(0), gap.p_below(claims.SMALL_GAP)
         else:  # equivalence
