@@ -45,6 +45,7 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`left`: for each seed the step at which it left, NaN if not; `survival`: their fractions."""
     found = training.curves(tidy, "smoothed_loss").sort_values("step")
+    found = pick(found, found.phase == "report")
     groups = found.groupby(["optimizer", "beta2", "lr", "seed"], observed=True)
     left = groups.apply(_left_at, include_groups=False).rename("left").reset_index()
     rows = []

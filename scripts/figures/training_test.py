@@ -1,0 +1,243 @@
+"""The figures of the training tasks on tables made by hand, whose truth is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scripts.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED
+from scripts.figures import adam_divergence, deep_fc_depth, training, uv_plane
+from scripts.figures.training import CHANCE
+
+SEEDS = [*range(12), *range(1_000_000, 1_000_004)]
+OPTIMIZERS = ("laprop", "adam", "amsgrad", "radam", "adabound", "signsgd")
+
+
+def table(cells):
+    """A tidy table from (optimizer, lr, betas, extra columns, metric, {step: value of a seed}) and
+    the step at which a seed diverges."""
+    rows = []
+    for number, (optimizer, lr, betas, extra, metric, path, diverged) in enumerate(cells):
+        for replica, seed in enumerate(SEEDS):
+            row = {"run": f"r{number}", "optimizer": optimizer, "lr": lr, "beta1": betas[0],
+                   "beta2": betas[1], "eps": 1e-26, "seed": seed, "replica": replica,
+                   "phase": "tune" if seed >= 1_000_000 else "report", **extra}  # fmt: skip
+            for step, value in path(seed).items():
+                rows.append({**row, "step": step, "metric": metric, "value": value})
+            if diverged(seed) is not None:
+                rows.append({**row, "step": max(path(seed)), "metric": "diverged_at",
+                             "value": diverged(seed)})  # fmt: skip
+    tidy = pd.DataFrame(rows)
+    for name in ("run", "optimizer", "phase", "metric"):
+        tidy[name] = tidy[name].astype("category")
+    return tidy
+
+
+def never(seed):
+    return None
+
+
+def jitter(seed):
+    return 0.001 * (seed % 7)
+
+
+# ---- depth
+
+DEPTHS = [10, 20, 40]
+DEPTH_CONFIG = {
+    "scale": "quick",
+    "steps": 100,
+    "depths": DEPTHS,
+    "width": 32,
+    "batch": 64,
+    "note": "",
+}
+
+
+def depth_table(reach):
+    """``reach[optimizer]``: the depth to which its nets train, at lr 0.1 alone of 0.01, 0.1, 1."""
+
+    def path(optimizer, depth, lr):
+        good = depth <= reach[optimizer] and lr == 0.1
+        return lambda seed: {0: CHANCE, 100: (1.0 if good else CHANCE - 0.01) + jitter(seed)}
+
+    return table(
+        (o, lr, (math.nan,) * 2 if o == "signsgd" else (0.8, 0.96), {"depth": depth}, "loss",
+         path(o, depth, lr), never)
+        for o, depth, lr in itertools.product(reach, DEPTHS, (0.01, 0.1, 1.0))
+    )  # fmt: skip
+
+
+def depth_verdicts(reach):
+    tidy = depth_table(reach)
+    tables = deep_fc_depth.tables(tidy, DEPTH_CONFIG)
+    return {v.claim: v for v in deep_fc_depth.verdicts(tidy, tables, DEPTH_CONFIG)}, tables, tidy
+
+
+def test_the_deeper_one_wins_and_the_other_way_round():
+    reach = dict.fromkeys(OPTIMIZERS, 20)
+    found, tables, _ = depth_verdicts({**reach, "laprop": 40})
+    assert {v.verdict for v in found.values()} == {SUPPORTED}
+    assert found["deep_fc_deeper_than_adam"].effect == 20
+    greatest = tables["greatest"].groupby("optimizer", observed=True).depth.unique()
+    assert greatest["laprop"].tolist() == [40] and greatest["adam"].tolist() == [20]
+    found, _, _ = depth_verdicts({**reach, "laprop": 10})
+    assert {v.verdict for v in found.values()} == {CONTRADICTED}
+    found, _, _ = depth_verdicts(reach)
+    assert {v.verdict for v in found.values()} == {INCONCLUSIVE}
+
+
+def test_a_gap_ends_the_depth_that_is_reached():
+    report = pd.DataFrame(
+        {"optimizer": "adam", "seed": np.repeat([0, 1], 3), "depth": DEPTHS * 2,
+         "trained": [True, False, True, True, True, False]}
+    )  # fmt: skip
+    assert deep_fc_depth.greatest_depths(report, DEPTHS).depth.tolist() == [10, 20]
+
+
+def test_a_missing_optimizer_and_an_edge_are_told():
+    found, _, _ = depth_verdicts({"laprop": 40, "radam": 20})
+    assert "no runs of adam" in found["deep_fc_deeper_than_adam"].sentence
+    tidy = depth_table({**dict.fromkeys(OPTIMIZERS, 20), "laprop": 40})
+    tidy = tidy[tidy.lr <= 0.1]
+    tables = deep_fc_depth.tables(tidy, DEPTH_CONFIG)
+    verdicts = deep_fc_depth.verdicts(tidy, tables, DEPTH_CONFIG)
+    assert all("edge of its grid" in v.refused for v in verdicts)
+
+
+def test_a_diverged_run_counts_as_a_guess_and_is_not_chosen():
+    def low(seed):
+        return {0: CHANCE, 100: 0.01}
+
+    def slow(seed):
+        return {0: CHANCE, 100: 1.5}
+
+    tidy = table([
+        ("adam", 0.1, (0.9, 0.9), {}, "loss", low, lambda seed: 50),
+        ("adam", 0.01, (0.9, 0.9), {}, "loss", slow, never),
+    ])  # fmt: skip
+    outcomes = training.final(tidy, "loss")
+    dead = outcomes[outcomes.lr == 0.1]
+    assert dead.diverged.all() and (dead.value == CHANCE).all() and not dead.trained.any()
+    chosen = training.tuned(outcomes, ["optimizer"])
+    assert chosen.lr.tolist() == [0.01] and chosen.on_edge.tolist() == [True]
+    assert (training.reported(outcomes, chosen).value == 1.5).all()
+
+
+# ---- basin
+
+BASIN_CONFIG = {"scale": "quick", "steps": 300, "width": 32, "depth": 3, "note": ""}
+SETTLED = {0: CHANCE, 100: 0.5, 200: 0.4, 300: 0.3}
+BLOWN = {0: CHANCE, 100: 0.5, 200: 9.0, 300: 0.3}
+
+
+def basin_table(leaves):
+    """``leaves[optimizer]``: the levels of v at which every seed leaves its basin."""
+    return table(
+        (o, 1e-3, (0.9, v), {}, "smoothed_loss",
+         lambda seed, o=o, v=v: BLOWN if v in leaves[o] else SETTLED, never)
+        for o, v in itertools.product(leaves, (0.999, 0.7, 0.4))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("leaves", "expected"),
+    [
+        ({"laprop": (), "adam": (0.7, 0.4)}, {"adam": SUPPORTED, "any": INCONCLUSIVE}),
+        ({"laprop": (), "adam": (0.4,)}, {"adam": INCONCLUSIVE, "any": INCONCLUSIVE}),
+        ({"laprop": (0.4,), "adam": ()}, {"adam": CONTRADICTED, "any": CONTRADICTED}),
+        ({"laprop": (0.7, 0.4), "adam": ()}, {"adam": CONTRADICTED, "any": CONTRADICTED}),
+    ],
+)
+def test_who_leaves_the_basin(leaves, expected):
+    """Twelve seeds can never show that more than 95% stay: that takes 59."""
+    tidy = basin_table(leaves)
+    tables = adam_divergence.tables(tidy, BASIN_CONFIG)
+    found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
+    assert found["divergence_of_adam"].verdict == expected["adam"]
+    assert found["laprop_stable_for_any_v"].verdict == expected["any"]
+
+
+@pytest.mark.parametrize(
+    ("values", "diverged_at", "left"),
+    [
+        ([CHANCE, 0.5, 0.4, 0.3], math.nan, math.nan),
+        ([CHANCE, 0.5, 9.0, 0.3], math.nan, 200),
+        ([9.0, 3.0, 2.0, 9.0], math.nan, math.nan),  # never settled
+        ([CHANCE, 0.5, 9.0, CHANCE], 150, 150),
+        ([CHANCE, CHANCE, CHANCE, CHANCE], 40, 40),
+    ],
+)
+def test_when_a_run_has_left_its_basin(values, diverged_at, left):
+    run = pd.DataFrame({"step": [0, 100, 200, 300], "value": values, "diverged_at": diverged_at})
+    found = adam_divergence._left_at(run)
+    assert found == left or math.isnan(found) and math.isnan(left)
+
+
+# ---- plane
+
+PLANE_CONFIG = {"scale": "quick", "steps": 100, "width": 32, "depth": 4, "note": ""}
+
+
+def plane_table(fails):
+    """``fails(optimizer, u, v)``: whether no learning rate trains there."""
+
+    def path(o, u, v, lr):
+        good = lr == 0.1 and not fails(o, u, v)
+        return lambda seed: {0: CHANCE, 100: 0.1 + jitter(seed) if good else CHANCE + 1}
+
+    return table(
+        (o, lr, (u, v), {}, "loss", path(o, u, v, lr), never)
+        for o, u, v, lr in itertools.product(
+            ("laprop", "adam"), (0.5, 0.9), (0.3, 0.6, 0.99), (0.01, 0.1, 1.0)
+        )
+    )  # fmt: skip
+
+
+def test_the_plane_is_split_by_its_line():
+    def adam_beyond(o, u, v):
+        return o == "adam" and u > math.sqrt(v)
+
+    for fails, beyond, below in (
+        (adam_beyond, SUPPORTED, SUPPORTED),
+        (lambda o, u, v: False, CONTRADICTED, SUPPORTED),
+        (lambda o, u, v: o == "laprop", CONTRADICTED, CONTRADICTED),
+    ):
+        tidy = plane_table(fails)
+        tables = uv_plane.tables(tidy, PLANE_CONFIG)
+        found = {v.claim: v for v in uv_plane.verdicts(tidy, tables, PLANE_CONFIG)}
+        assert found["uv_laprop_beyond"].verdict == beyond
+        assert found["uv_alike_below"].verdict == below
+    assert len(tables["plane"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("module", "tidy", "config"),
+    [
+        (deep_fc_depth, depth_table(dict.fromkeys(OPTIMIZERS, 20)), DEPTH_CONFIG),
+        (adam_divergence, basin_table({"laprop": (), "adam": (0.4,)}), BASIN_CONFIG),
+        (uv_plane, plane_table(lambda o, u, v: o == "adam" and u > v), PLANE_CONFIG),
+    ],
+    ids=lambda value: getattr(value, "__name__", "")[-16:],
+)
+def test_figures_are_drawn_with_labelled_axes(module, tidy, config):
+    figure = module.draw(tidy, module.tables(tidy, config), config)
+    axes = figure.axes
+    assert any(ax.get_xlabel() for ax in axes) and any(ax.get_ylabel() for ax in axes)
+    assert f"n = {12}" in " ".join(text.get_text() for text in figure.texts)
+    module.draw(tidy, module.tables(tidy, config), config)  # a second one has nothing left over
+
+
+def test_smoke_scale_has_too_few_seeds_for_a_verdict():
+    few = set(SEEDS[:3]) | set(SEEDS[-2:])
+    for module, tidy, config in (
+        (deep_fc_depth, depth_table(dict.fromkeys(OPTIMIZERS, 20)), DEPTH_CONFIG),
+        (adam_divergence, basin_table({"laprop": (), "adam": ()}), BASIN_CONFIG),
+        (uv_plane, plane_table(lambda o, u, v: False), PLANE_CONFIG),
+    ):
+        part = tidy[tidy.seed.isin(few)]
+        verdicts = module.verdicts(part, module.tables(part, config), config)
+        assert verdicts and {v.verdict for v in verdicts} == {INCONCLUSIVE}
+        assert all("3 report seeds are too few" in v.sentence for v in verdicts)
