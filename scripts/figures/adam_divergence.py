@@ -155,7 +155,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                             zorder=3 - 0.1 * look.width)  # fmt: skip
                 ax.set_ylim(-0.04, 1.06)
                 ax.set_xlim(0, config["steps"])
-                ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+                ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, prune="upper"))
                 if row == 0:
                     ax.set_title(f"ν = {v:g}" + (" < μ²" if v < momentum**2 else ""))
                 if column:
