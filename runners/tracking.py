@@ -119,4 +119,7 @@ def open_tracker(
 
 
 def _replica_names(replicas: list[dict[str, Any]]) -> list[str]:
-    return [",".join(f"{k}={v:g}" for k, v in replica.items()) for replica in replicas]
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value:g}"
+
+    return [",".join(f"{k}={text(v)}" for k, v in replica.items()) for replica in replicas]

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Task(nn.Module):
             (for instance ``{"seed": 3, "sigma": 0.08}``); they become columns of the tables.
     """
 
-    replicas: Sequence[dict[str, int | float]]
+    replicas: Sequence[dict[str, Any]]
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""
