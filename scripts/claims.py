@@ -36,6 +36,9 @@ ROUNDING = 1e-9  # by so much, relatively, float64 may carry a measured update o
 SEVERE = 0.9  # sequences that stay below this part of a bound do not put it to the test
 STEP_ROUNDING = float(np.finfo(float).eps)  # of a path's length; one such a step is rounding
 GROWS = 1.2  # times the largest update when the horizon doubles; a bounded one tends to 1
+REGRET_POWER = -0.45  # of T: the theorem's -1/2, with a tenth of it for the fit over one decade
+REGRET_FALLS = -0.25  # half-way from a constant average regret to the theorem's T^(-1/2)
+MIN_ROUNDS = 1000  # before that a regret says nothing of its growth
 
 # What each optimizer did under one setting: (optimizer, sigma, phase) -> steps indexed by seed.
 Arms = Mapping[tuple[str, float, str], pd.Series]
@@ -117,6 +120,16 @@ def _limit(id: str, sentence: str, other: str, parameter: str) -> Claim:
         "test)",
     )
 
+
+def _regret(
+    id: str, sentence: str, supported_by: str, contradicted_by: str, source: str = "regret bound"
+) -> Claim:
+    return Claim(
+        f"convex_regret_{id}", sentence, source, "convex_regret", supported_by, contradicted_by
+    )
+
+
+_POWER = "over the last decade of rounds the average regret goes as T to a power"
 
 CLAIMS: tuple[Claim, ...] = (
     _rosenbrock(
@@ -232,6 +245,33 @@ CLAIMS += (
         "uv_plane",
         f"the fractions of cells that train differ by less than {SMALL_GAP} (equivalence test)",
         "they differ by more",
+    ),
+    _regret(
+        "sqrt",
+        "On convex problems LaProp's average regret falls at least as fast as T^(-1/2).",
+        f"{_POWER} below {REGRET_POWER}, at the lr with the smallest regret",
+        f"{_POWER} above {REGRET_POWER}, at the lr with the smallest regret",
+    ),
+    _regret(
+        "bound",
+        "With lr / √t, bounded gradients and a bounded domain, LaProp's regret stays below the "
+        "bound of its theorem.",
+        "on the counterexample, without momentum, it does so at every round and every lr measured",
+        "on the counterexample, without momentum, it exceeds the bound at some round",
+    ),
+    _regret(
+        "counterexample",
+        "LaProp converges on the counterexample on which Adam fails.",
+        f"{_POWER} below {REGRET_FALLS} for LaProp and above it for Adam",
+        f"{_POWER} above {REGRET_FALLS} for LaProp, whatever Adam does",
+        source="not a claim of the paper: what its regret bound would imply",
+    ),
+    _regret(
+        "advantage",
+        "On convex problems LaProp's regret is smaller than Adam's, as its smaller bound suggests.",
+        "at the last round the average regret of LaProp is smaller, over the same seeds",
+        "at the last round the average regret of LaProp is larger, over the same seeds",
+        source="abstract: the bound differs by a key factor, which demonstrates its advantage",
     ),
 )
 
@@ -494,6 +534,17 @@ def inconclusive(
     return Verdict(
         claim.id, setting, INCONCLUSIVE, n=n, budget=budget, refused=reason if refused else "",
         sentence=f"No ranking: {reason}.",
+    )  # fmt: skip
+
+
+def certain(
+    claim: Claim, setting: str, verdict: str, *, effect: float, effect_unit: str, budget: str,
+    sentence: str,
+) -> Verdict:  # fmt: skip
+    """A verdict on something with nothing random in it: no seeds, no interval, no test."""
+    return Verdict(
+        claim.id, setting, verdict, effect, effect_unit, effect, effect, 1, budget,
+        sentence=sentence,
     )  # fmt: skip
 
 

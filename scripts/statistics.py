@@ -177,6 +177,36 @@ def p_most(successes: int, n: int) -> float:
     return float(stats.binomtest(successes, n, 0.5, alternative="greater").pvalue)
 
 
+def power_of_means(
+    times: ArrayLike, values: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+) -> Comparison:
+    """Exponent p of mean(values) ~ times^p, with its percentile-bootstrap interval over seeds.
+
+    The least-squares slope of the logarithms; ``values`` has one row a seed and one column a time.
+    Means of noisy values may fall to zero or below and then have no logarithm: such a resample
+    leaves the exponent anywhere, such a sample leaves it NaN.
+    """
+    times, values = np.asarray(times, dtype=float), np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.shape[1] != times.size or times.size < 2 or len(values) == 0:
+        raise ValueError(
+            f"values must be seeds x times with at least two times, got {values.shape}"
+            f" for {times.size} times"
+        )
+    if not ((times > 0).all() and np.isfinite(values).all()):
+        raise ValueError("times must be positive, values finite")
+    centred = np.log(times) - np.log(times).mean()
+    if not centred.any():
+        raise ValueError(f"all times are {times[0]:g}: no slope")
+    weights = centred / (centred @ centred)
+
+    def exponents(means: Floats) -> Floats:
+        return np.log(np.where(means > 0, means, np.nan)) @ weights
+
+    draws = exponents(values[_resampled(len(values), resamples, seed)].mean(axis=1))
+    low, high = (np.where(np.isnan(draws), end, draws) for end in (-np.inf, np.inf))
+    return _comparison(float(exponents(values.mean(axis=0))), low, high, len(values))
+
+
 # ---------------------------------------------------------------- fractions
 
 
