@@ -28,6 +28,7 @@ And a constant mu, which all use in practice, is not covered by the theorem in t
 
 # What a column of a table holds is beyond the types of pandas.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportReturnType=false
 
 import functools
 import math
