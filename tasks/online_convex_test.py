@@ -125,7 +125,8 @@ def test_the_counterexample_in_closed_form_and_who_fails_on_it(u):
         end[key], regret[key] = (task.evaluate()[m].item() for m in ("x", "average_regret"))
     assert end["laprop"] == pytest.approx(1, abs=0.02)
     assert regret["laprop"] == pytest.approx(2 / 3, rel=0.1)
-    assert end["laprop*"] == pytest.approx(-1, abs=0.02) and regret["laprop*"] < 0.1
+    # as near as a last step of lr / sqrt(T) can leave it
+    assert end["laprop*"] == pytest.approx(-1, abs=steps**-0.5) and regret["laprop*"] < 0.1
     if u == 0:
         assert end["adam"] == pytest.approx(end["laprop"], abs=1e-6)
     else:
