@@ -8,9 +8,7 @@ gives the same table, byte for byte.
 """
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,16 +39,6 @@ def collect(jobs: Sequence[Job], experiment: str, overrides: Sequence[str] = ())
     for name in ("experiment", "task", "optimizer", "run", "phase", "metric"):
         tidy[name] = tidy[name].astype("category")
     return tidy
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Old content or new, never a half; an equal file is left alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_bytes() == content:
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def to_parquet(table: pd.DataFrame) -> bytes:

@@ -75,6 +75,16 @@ class RecordWriter:
         self._file.close()
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Old content or new, never a half; an equal file is left alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes() == content:
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def read_record(folder: Path) -> Record | None:
     """The record in ``folder``, or None where there is none (or none with a readable first line)."""
     provenance, rows, status, damaged = None, [], None, []

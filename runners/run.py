@@ -72,13 +72,22 @@ def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar
     )
     shown = Bar(config.label, values["steps"], progress.step, enabled=bar)
 
+    files: list[str] = []
+
+    def show_files() -> None:
+        for name, content in (artifacts := task.artifacts()).items():
+            record.write_atomically(folder / name, content)
+        files[:] = artifacts
+
     def write(row: dict[str, Any]) -> None:
         writer.write(row)
+        show_files()
         tracker.log(row)
         shown.show(row)
 
     def checkpoint() -> None:
         save_checkpoint(folder / CHECKPOINT, config.key, states, progress, writer.size())
+        show_files()
 
     status = record.FAILED
     try:
@@ -89,12 +98,14 @@ def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar
                 checkpoint_every=values["checkpoint_every"], precision=values["precision"],
                 write=write, checkpoint=checkpoint, stop=stop,
             )  # fmt: skip
-        writer.close(status, step=progress.step, diverged=progress.diverged)
+        more = {"files": files} if files else {}
+        writer.close(status, step=progress.step, diverged=progress.diverged, **more)
         if status in record.FINISHED:
             (folder / CHECKPOINT).unlink(missing_ok=True)
     except Exception:
         writer.close(status, step=progress.step, traceback=traceback.format_exc())
     finally:
+        tracker.images(folder, files, progress.step)
         tracker.finish(status)
         shown.close()
     return status
@@ -223,8 +234,11 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> None:
           f"{config.folder / record.FILE_NAME}")  # fmt: skip
     if skipped and made_by_other_code(config.folder):
         print(f"it was {OTHER_CODE.replace('them', 'it')}", file=sys.stderr)
-    found = record.read_record(config.folder) if status in record.FINISHED else None
-    if found and found.rows:
+    found = record.read_record(config.folder)
+    if found and found.status:
+        for name in found.status.get("files", []):
+            print(config.folder / name)
+    if found and found.rows and status in record.FINISHED:
         last = {name: v for name, v in found.rows[-1].items() if isinstance(v, list)}
         replicas = len(found.provenance["replicas"])
         which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -208,6 +209,44 @@ def test_interrupt_saves_and_goes_on_from_there(tmp_path, monkeypatch):
     monkeypatch.undo()
     run(other.config)
     assert table([job]) == table([other])
+
+
+def test_files_for_people_are_there_after_an_evaluation_at_a_stop_and_at_the_end(
+    tmp_path, monkeypatch, capsys
+):
+    from PIL import Image
+
+    from tasks.rosenbrock import Rosenbrock
+
+    loss, seen = Rosenbrock.loss, {}
+
+    def picture(self):
+        buffer = io.BytesIO()
+        Image.new("L", (4, 3), self.step).save(buffer, "png")
+        return {"state.png": buffer.getvalue(), "state.txt": str(self.step).encode()}
+
+    def interrupted(self):
+        file = job.config.folder / "state.txt"
+        seen[self.step] = file.read_text() if file.exists() else None
+        if self.step == 31:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self)
+
+    arguments = ["task=rosenbrock", "optimizer=adam", "steps=50", "eval_every=20",
+                 f"results_dir={tmp_path}"]  # fmt: skip
+    (job,) = plan(arguments)
+    monkeypatch.setattr(Rosenbrock, "artifacts", picture)
+    monkeypatch.setattr(Rosenbrock, "loss", interrupted)
+    assert main(arguments) == 130
+    assert (seen[0], seen[19], seen[20], seen[31]) == ("0", "0", "20", "20")
+    assert (job.config.folder / "state.txt").read_text() == "32"  # the step ended, then it stopped
+    assert main(arguments) == 0
+    assert (job.config.folder / "state.txt").read_text() == "50"
+    with Image.open(job.config.folder / "state.png") as image:
+        assert image.getpixel((0, 0)) == 50
+    assert capsys.readouterr().out.count(str(job.config.folder / "state.png")) == 2
+    logged = [p for p in job.config.folder.rglob("wandb/offline-run-*/files/media/images/*")]
+    assert [p.suffix for p in logged] == [".png", ".png"]  # one a session, of the image alone
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,6 +11,7 @@ from runners.record import median
 PROJECT = "laprop"
 _unreachable: list[Exception] = []  # why W&B online failed in this process, if it did
 MOST_CURVES = 16  # a pack of more replicas is drawn by its median alone
+IMAGES = (".png", ".jpg")
 INIT_TIMEOUT = 20  # seconds to wait for a W&B server that does not answer
 
 
@@ -18,6 +19,9 @@ class NoTracker:
     """Tracking that is disabled, or was given up."""
 
     def log(self, row: dict[str, Any]) -> None:
+        pass
+
+    def images(self, folder: Path, names: Sequence[str], step: int) -> None:
         pass
 
     def finish(self, status: str) -> None:
@@ -62,6 +66,15 @@ class WandbTracker:
                 shown[name] = value
         self._run.log(shown, step=row["step"])
 
+    def images(self, folder: Path, names: Sequence[str], step: int) -> None:
+        """Those of a run's files that are images, as what the run looked like at ``step``."""
+        import wandb
+
+        shown = {Path(name).stem: wandb.Image(str(folder / name)) for name in names
+                 if Path(name).suffix in IMAGES}  # fmt: skip
+        if shown:
+            self._run.log(shown, step=step)
+
     def finish(self, status: str) -> None:
         self._run.summary["status"] = status
         self._run.finish(exit_code=0 if status in ("completed", "diverged") else 1)
@@ -84,6 +97,9 @@ class SafeTracker:
 
     def log(self, row: dict[str, Any]) -> None:
         self._try(lambda: self._inner.log(row))
+
+    def images(self, folder: Path, names: Sequence[str], step: int) -> None:
+        self._try(lambda: self._inner.images(folder, names, step))
 
     def finish(self, status: str) -> None:
         self._try(lambda: self._inner.finish(status))

@@ -64,15 +64,19 @@ class Broken:
         if self.at == "log":
             raise BrokenPipeError("the service is gone")
 
+    def images(self, folder, names, step):
+        raise ValueError("not an image")
+
     def finish(self, status):
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("at", ["init", "log", "finish"])
-def test_a_broken_session_is_one_line_and_nothing_else(at, capsys):
+@pytest.mark.parametrize("at", ["init", "log", "images", "finish"])
+def test_a_broken_session_is_one_line_and_nothing_else(at, capsys, tmp_path):
     safe = SafeTracker(lambda: Broken(at))
     for step in range(3):
         safe.log({"step": step})
+    safe.images(tmp_path, ["image.png"], 3)
     safe.finish("completed")
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -42,6 +42,14 @@ class Task(nn.Module):
         """Metrics of the present state, each of shape ``()`` or ``(R,)``; changes nothing."""
         raise NotImplementedError
 
+    def artifacts(self) -> dict[str, bytes]:
+        """Files for people to look at, of the present state: name -> content; changes nothing.
+
+        They are written into the run's folder at every evaluation and where a run stops, over the
+        ones before; images (.png, .jpg) go to W&B at the end.
+        """
+        return {}
+
 
 def stream(seed: int, purpose: str, block: int = 0) -> np.random.Generator:
     """The random stream of one seed for one purpose, from its ``block``-th block on.
