@@ -275,6 +275,51 @@ CLAIMS += (
     ),
 )
 
+STYLE = "experiment on neural style transfer"
+_AT_THE_END = "the loss at the end, relative to that at the start, is"
+CLAIMS += (
+    Claim(
+        "style_lower_than_adam",
+        "In style transfer LaProp reaches a lower loss than Adam.",
+        STYLE,
+        "style_curves",
+        f"{_AT_THE_END} smaller for LaProp (mean of its logarithm over the seeds)",
+        f"{_AT_THE_END} larger for LaProp",
+    ),
+    Claim(
+        "style_lowest_of_all",
+        "In style transfer LaProp reaches a lower loss than all others compared.",
+        STYLE,
+        "style_curves",
+        f"{_AT_THE_END} smaller for LaProp than for each of the others",
+        f"{_AT_THE_END} larger for LaProp than for the best of the others on the tuning seeds",
+    ),
+    Claim(
+        "style_uv_beyond",
+        "Where μ > √ν, LaProp reaches a lower loss than Adam.",
+        STYLE,
+        "style_uv",
+        f"over these cells of the grid {_AT_THE_END} smaller for LaProp",
+        f"over these cells of the grid {_AT_THE_END} larger for LaProp",
+    ),
+    Claim(
+        "style_uv_laprop_gains",
+        "LaProp's loss falls as ν falls below μ.",
+        STYLE,
+        "style_uv",
+        f"{_AT_THE_END} smaller at the smallest ν of the grid than at the largest (mean over μ)",
+        f"{_AT_THE_END} larger there",
+    ),
+    Claim(
+        "style_uv_adam_suffers",
+        "Adam's loss rises as ν falls below μ.",
+        STYLE,
+        "style_uv",
+        f"{_AT_THE_END} larger at the smallest ν of the grid than at the largest (mean over μ)",
+        f"{_AT_THE_END} smaller there",
+    ),
+)
+
 
 def claims_of(experiment: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.experiment == experiment)
