@@ -135,7 +135,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig = Figure(figsize=(7.6, 5.6))
         fig.text(0.01, 0.985, "Neural style transfer", fontsize=11, fontweight="bold", va="top")
         style.legend(fig, names, top=0.955)
-        top = fig.add_gridspec(1, 2, left=0.085, right=0.985, top=0.86, bottom=0.51, wspace=0.28)
+        top = fig.add_gridspec(1, 2, left=0.085, right=0.985, top=0.86, bottom=0.535, wspace=0.28)
         _curves_panel(fig.add_subplot(top[0, 0]), tables["curves"], names)
         _tuning_panel(fig.add_subplot(top[0, 1]), tables, names)
         shown = {"content": pictures.to_image(pictures.load(config["content"], config["size"])),
@@ -143,21 +143,22 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         shown |= {style.mark(name).label: image for name, image in
                   finals(tidy, tables["tuning"], ["optimizer"], config["runs"]).items()}  # fmt: skip
         columns = -(-len(shown) // 2)
-        bottom = fig.add_gridspec(2, columns, left=0.01, right=0.99, top=0.385, bottom=0.1,
+        bottom = fig.add_gridspec(2, columns, left=0.01, right=0.99, top=0.38, bottom=0.115,
                                   wspace=0.06, hspace=0.3)  # fmt: skip
         for place, (title, image) in enumerate(shown.items()):
             ax = fig.add_subplot(bottom[divmod(place, columns)])
             show(ax, image)
             ax.set_title(title, fontsize=7.5, pad=2)
-        fig.text(0.01, 0.425, "c  content, style, and the final picture of the first report seed",
+        fig.text(0.01, 0.42, "c  content, style, and the final picture of the first report seed",
                  fontsize=9)  # fmt: skip
         n, tuning = len(set(seeds(tidy, "report"))), len(set(seeds(tidy, "tune")))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
             (f"Scale {config['scale']}: n = {n} seeds (the noise a picture starts from), "
             f"{config['size']} pixels, {config['net']}."),
-            (f"Learning rate per optimizer from {{{lrs}}} on {tuning} other seeds; (μ, ν) = (0.9, "
-            "0.999), ε = 1e-15. Lines: medians, bands and bars: quartiles."),
+            (f"Learning rate per optimizer from {{{lrs}}} on {tuning} other seeds; "
+            "(μ, ν) = (0.9, 0.999), ε = 1e-15."),
+            "Lines and marks: medians; bands and bars: quartiles.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
