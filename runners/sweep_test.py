@@ -245,11 +245,11 @@ def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     job.config.folder.mkdir(parents=True)
     holder = (
-        "import sys, time; from filelock import FileLock\n"
-        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+        "import sys, time, pathlib; from runners.lease import hold\n"
+        "with hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", holder, str(job.config.folder / "lock")], stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, job.config.folder], cwd=ROOT, stdout=subprocess.PIPE
     )
     try:
         assert process.stdout.readline() == b"held\n"
