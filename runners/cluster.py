@@ -35,6 +35,7 @@ ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "TIMEOUT",
 }  # fmt: skip
+USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning")
 
 
 @dataclass
@@ -153,14 +154,18 @@ def launch(name: str, settings: dict[str, Any], configs: Sequence[RunConfig]) ->
 
 
 def queued(results_dir: Path) -> dict[str, str]:
-    """Run keys -> the Slurm job that has yet to do them, or is at it; from any sweep."""
+    """Run keys -> what Slurm has to say of the job that they belong to; from any sweep."""
     files = sorted((results_dir / SUBMITTED).glob("*.json"))
-    there = _in_queue() if files else None
     found: dict[str, str] = {}
-    for file in files if there is not None else ():
+    there = _in_queue() if files else None
+    if there is None:
+        return found
+    for file in files:
         keys = json.loads(file.read_bytes())
         mine = {job: keys[job] for job in keys if job in there}
-        found |= {key: job for job in mine for key in mine[job]}
+        for job, its in mine.items():
+            state, reason = there[job]
+            found |= dict.fromkeys(its, f"Slurm job {job}, {state.lower()}, {reason}")
         if not mine:
             with contextlib.suppress(OSError):  # somebody else's
                 file.unlink()
@@ -208,27 +213,33 @@ def _submit(
 
 
 def _wait(jobs: list[Any], slurm: bool) -> None:
+    told: set[str] = set(USUAL)
     while True:
         if slurm:
             there = _in_queue()
-            if there is not None and not any(job.job_id in there for job in jobs):
+            mine = {job.job_id: there[job.job_id] for job in jobs if job.job_id in (there or ())}
+            if there is not None and not mine:
                 return
+            for job, (state, reason) in mine.items():
+                if state == "PENDING" and reason not in told:
+                    told.add(reason)
+                    print(f"Slurm keeps job {job} waiting: {reason}", file=sys.stderr)
         elif all(job.done() for job in jobs):
             return
         time.sleep(POLL_SECONDS)
 
 
-def _in_queue() -> set[str] | None:
-    """Ids of this user's jobs that are pending, running, or on their way back into the queue;
-    None where Slurm does not answer."""
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T",
+def _in_queue() -> dict[str, tuple[str, str]] | None:
+    """Id -> state and its reason, of this user's jobs that are pending, running, or on their way
+    back into the queue; None where Slurm does not answer."""
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T %r",
                f"--user={os.getuid()}"]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = [line.split() for line in done.stdout.splitlines()]
-    return {job for job, state in lines if state not in ENDED}
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    return {job: (state, reason) for job, state, reason in lines if state not in ENDED}
 
 
 def _answer(job: Any) -> list[str]:
