@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -87,8 +88,8 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.runs_per_job=3",
 
 
 @pytest.fixture
-def slurm(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("slurm")
+def slurm(monkeypatch):
+    folder = Path(tempfile.mkdtemp())  # not in pytest's, which munge does not take: it is private
     folder.chmod(0o755)
     monkeypatch.setenv("PATH", PATH)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
@@ -113,10 +114,13 @@ def slurm(tmp_path_factory, monkeypatch):
         until(lambda: ask("sinfo", "-h", "-o", "%t %D") == "idle 2", "two idle nodes", seconds=20)
         yield folder
     finally:
-        subprocess.run(["scancel", "--full", "--signal=KILL", f"--user={user}"], check=False)
+        if (folder / "slurmctld.pid").exists():
+            ask("scancel", "--full", "--signal=KILL", f"--user={user}")
         for name in ("slurmd-a.pid", "slurmd-b.pid", "slurmctld.pid", "munged.pid"):
             if (folder / name).exists():
                 os.kill(int((folder / name).read_text()), signal.SIGTERM)
+        until(lambda: not list(folder.glob("*.pid")), "the daemons to end", seconds=20)
+        shutil.rmtree(folder)
 
 
 def ask(*command):
