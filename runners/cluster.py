@@ -217,8 +217,11 @@ def _wait(jobs: list[Any], slurm: bool) -> None:
     while True:
         if slurm:
             there = _in_queue()
-            mine = {job.job_id: there[job.job_id] for job in jobs if job.job_id in (there or ())}
-            if there is not None and not mine:
+            if there is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            mine = {job.job_id: there[job.job_id] for job in jobs if job.job_id in there}
+            if not mine:
                 return
             for job, (state, reason) in mine.items():
                 if state == "PENDING" and reason not in told:

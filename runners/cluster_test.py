@@ -15,9 +15,8 @@ import pytest
 
 from runners import cluster, record
 from runners.collect import collect, to_parquet
-from runners.config import ROOT, ConfigError
+from runners.config import ROOT
 from runners.run import main
-from runners.snapshot import snapshot
 from runners.sweep import plan, state
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
