@@ -24,6 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runners import search
+
+search.register()  # configurations may use its functions
+
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 
