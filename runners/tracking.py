@@ -40,8 +40,10 @@ class WandbTracker:
             project=PROJECT,
             id=key,
             name=label,
-            group=names["experiment"] if names["experiment"] != "none" else names["task"],
-            tags=[names["task"], names["optimizer"]],
+            # on the page of the project: one group an experiment, in it one job type an optimizer
+            group=_group(names, config),
+            job_type=names["optimizer"],
+            tags=[names["task"], names["optimizer"], names["schedule"]],
             config=config,
             dir=folder,
             mode=cast(Literal["offline", "online"], mode),
@@ -101,7 +103,10 @@ def open_tracker(
     mode: str, key: str, label: str, folder: Path, config: dict[str, Any],
     names: dict[str, str], replicas: list[dict[str, Any]],
 ) -> NoTracker | SafeTracker:  # fmt: skip
-    """The tracker of one run; ``mode`` is offline, online or disabled."""
+    """The tracker of one run; ``mode`` is offline, online or disabled.
+
+    Once online has failed, it is not tried again in this process.
+    """
     if mode == "disabled" or (mode == "online" and _unreachable):
         return NoTracker()
 
@@ -110,12 +115,17 @@ def open_tracker(
             return WandbTracker(key, label, folder, mode, config, names, replicas)
         except Exception as error:
             if mode == "online":
-                # a server that does not answer costs each run of a sweep its time-out
+                # a server that does not answer would cost each run of a sweep its time-out
                 _unreachable.append(error)
-                print("W&B online is not tried again in this process", file=sys.stderr)
             raise
 
     return SafeTracker(make)
+
+
+def _group(names: dict[str, str], config: dict[str, Any]) -> str:
+    if names["experiment"] == "none":
+        return names["task"]
+    return f"{names['experiment']} {config['scale']}"
 
 
 def _replica_names(replicas: list[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ from runners.tracking import (
     open_tracker,
 )
 
-NAMES = {"task": "t", "optimizer": "o", "experiment": "none"}
+NAMES = {"task": "t", "optimizer": "o", "schedule": "s", "experiment": "none"}
 FEW = ["task=rosenbrock", "steps=20", "eval_every=10"]
 
 
