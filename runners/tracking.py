@@ -1,7 +1,9 @@
 """Weights & Biases gets the same rows as the record, and can never fail a run."""
 
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +14,8 @@ PROJECT = "laprop"
 _unreachable: list[Exception] = []  # why W&B online failed in this process, if it did
 MOST_CURVES = 16  # a pack of more replicas is drawn by its median alone
 INIT_TIMEOUT = 20  # seconds to wait for a W&B server that does not answer
+FINISH_TIMEOUT = 120  # seconds for the upload of what is left at the end of a run
+TEARDOWN_TIMEOUT = 10  # seconds for the library to close, once it was given up
 
 
 class NoTracker:
@@ -88,15 +92,43 @@ class SafeTracker:
         self._try(lambda: self._inner.log(row))
 
     def finish(self, status: str) -> None:
-        self._try(lambda: self._inner.finish(status))
+        self._try(lambda: _within(FINISH_TIMEOUT, lambda: self._inner.finish(status)))
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # whatever W&B raises: the run is worth more than its log
             self._inner = NoTracker()
+            with contextlib.suppress(Exception):
+                # else the library tries once more at exit, with a traceback, or without an end
+                _within(TEARDOWN_TIMEOUT, _teardown)
             first = (str(error).splitlines() or [""])[0]
             print(f"W&B gave up, the run goes on: {type(error).__name__}: {first}", file=sys.stderr)
+
+
+def _teardown() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _within(seconds: float, action: Callable[[], None]) -> None:
+    """Do ``action``; raises TimeoutError if it takes longer, and leaves it behind."""
+    raised: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no end after {seconds:g} s; `wandb sync` uploads what is left")
+    if raised:
+        raise raised[0]
 
 
 def open_tracker(
