@@ -98,7 +98,7 @@ def verdicts(
                 effect_unit=f"{unit} saved (Adam − LaProp, best of {k} of {gap.n} trials)",
                 budget=text,
                 sentence=f"Expected {unit} of the best of {k} trials: {each}.",
-            )  # fmt: skip
+            )
         )
     return claims.settle(found)
 
