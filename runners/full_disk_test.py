@@ -37,9 +37,7 @@ def table(arguments):
 
 
 @pytest.mark.parametrize("what", ["record", "checkpoint"])
-def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
-    small, tmp_path, capsys, what
-):
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(small, tmp_path, capsys, what):
     steps = ["steps=600", "eval_every=1", "checkpoint_every=50"]
     if what == "checkpoint":
         steps = ["steps=600", "eval_every=300", "checkpoint_every=50"]
