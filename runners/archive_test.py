@@ -86,7 +86,7 @@ def test_a_damaged_record_is_named_and_the_others_are_gathered(copy, capsys, dam
 
 
 def test_unfinished_ones_wait_and_a_damaged_cache_is_made_again(copy, capsys):
-    some = sorted((copy / "runs").iterdir())[0] / record.FILE_NAME
+    some = min((copy / "runs").iterdir()) / record.FILE_NAME
     whole = some.read_text()
     some.write_text("\n".join(whole.splitlines()[:3]) + "\n")
     assert update(copy).unfinished == 1
