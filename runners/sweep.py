@@ -120,7 +120,7 @@ def sweep(overrides: Sequence[str]) -> int:
             if free:
                 given_up = _launch(free, hydra_overrides)
             while taken_by_others(todo):  # waited for, not run twice
-                time.sleep(POLL_SECONDS)
+                time.sleep(cluster.POLL_SECONDS)
         if force:
             break
         todo = [job for job in todo if state(job.config) not in record.FINISHED]

@@ -210,6 +210,36 @@ def test_interrupt_saves_and_goes_on_from_there(tmp_path, monkeypatch):
     assert table([job]) == table([other])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_saves_and_then_goes_on_to_whoever_listened_before(tmp_path, monkeypatch, number):
+    (job,) = plan(small(tmp_path, "optimizer=laprop", "optimizer.lr=1e-2"))
+    from tasks.rosenbrock import Rosenbrock
+
+    loss, heard = Rosenbrock.loss, []
+
+    def warned(self):
+        if self.step == 31:
+            os.kill(os.getpid(), number)
+        return loss(self)
+
+    def listen(received, frame):  # as submitit does, which now puts the job back
+        heard.append((received, state(job.config), (job.config.folder / "checkpoint.pt").exists()))
+
+    monkeypatch.setattr(Rosenbrock, "loss", warned)
+    before = signal.signal(number, listen)
+    try:
+        assert run(job.config) == "interrupted"
+        assert signal.getsignal(number) is listen
+    finally:
+        signal.signal(number, before)
+    assert heard == [(number, "interrupted", True)]
+    assert record.read_last_line(job.config.folder) == {
+        "status": "interrupted",
+        "step": 32,
+        "diverged": {},
+    }
+
+
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])
 def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
     tmp_path, capsys, monkeypatch, damage
