@@ -15,7 +15,8 @@ from runners.record import FILE_NAME
 def save_checkpoint(
     path: Path, key: str, states: dict[str, Any], progress: Progress, record_size: int
 ) -> None:
-    """Write atomically: a kill leaves the old checkpoint or the new one, never a half."""
+    """Write atomically: a kill, or a full disk (OSError), leaves the old checkpoint or the new one,
+    never a half."""
     content = {
         "key": key,
         "record_size": record_size,
@@ -26,10 +27,16 @@ def save_checkpoint(
     if torch.cuda.is_available():
         content["cuda_streams"] = torch.cuda.get_rng_state_all()
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):  # torch hides a full disk behind its own error
+            raise error.__context__ from None
+        raise
     os.replace(temporary, path)
 
 

@@ -1,5 +1,11 @@
 """From the records of an experiment to the tidy table: one row a measured value.
 
+    python -m runners.collect [results_dir=DIR]
+
+gathers all finished records of DIR, of whatever experiment or of none, in DIR/tidy.parquet; only
+new and changed ones are read (runners/archive.py). Damaged ones are named and left out, and the
+exit code is 1.
+
 Columns: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
 as ``beta1`` and ``beta2``), run (the key), phase (``tune`` or ``report``, by the seed), seed,
 replica, what else tells replicas apart (``sigma``, ...), step, metric, value. The metrics are the
@@ -8,24 +14,33 @@ gives the same table, byte for byte.
 """
 
 import io
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from runners import record
 from runners.config import TUNING_SEEDS_START, ConfigError
-from runners.sweep import Job
+
+if TYPE_CHECKING:  # pandas takes a second, and finding nothing changed should not
+    import pandas as pd
+
+    from runners.sweep import Job
 
 NOT_METRICS = ("step", "train_seconds")
 
 
-def collect(jobs: Sequence[Job], experiment: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
+def collect(
+    jobs: "Sequence[Job]", experiment: str, overrides: Sequence[str] = ()
+) -> "pd.DataFrame":
     """The tidy table of all ``jobs``, which ``overrides`` have planned.
 
     Raises ConfigError where one is not finished.
     """
+    import pandas as pd
+
     tables = []
     for job in jobs:
         found = record.read_record(job.config.folder)
@@ -41,25 +56,34 @@ def collect(jobs: Sequence[Job], experiment: str, overrides: Sequence[str] = ())
     return tidy
 
 
-def to_parquet(table: pd.DataFrame) -> bytes:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Old content or new, never a half; an equal file is left alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes() == content:
+        return
+    record.write_atomically(path, [content])
+
+
+def to_parquet(table: "pd.DataFrame") -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
 
 
-def _table(found: record.Record, experiment: str) -> pd.DataFrame:
+def _table(found: record.Record, experiment: str) -> "pd.DataFrame":
+    import pandas as pd
+
     provenance, names = found.provenance, found.provenance["names"]
     replicas = pd.DataFrame(provenance["replicas"])
-    replica, step, metric, value = _long(found, len(replicas))
+    replica, step, metric, value = long(found, len(replicas))
     own = {name: column.to_numpy()[replica] for name, column in replicas.items()}
     constant = {"experiment": experiment, "task": names["task"], "optimizer": names["optimizer"]}
-    constant |= _hyper_parameters(provenance["values"]["optimizer"])
-    phase = np.where(own["seed"] >= TUNING_SEEDS_START, "tune", "report")
+    constant |= hyper_parameters(provenance["values"]["optimizer"])
     return pd.DataFrame(
         {
             **{name: np.full(len(value), given) for name, given in constant.items()},
             "run": provenance["key"],
-            "phase": phase,
+            "phase": phases(own["seed"]),
             "seed": own.pop("seed"),
             "replica": replica,
             **own,
@@ -70,7 +94,11 @@ def _table(found: record.Record, experiment: str) -> pd.DataFrame:
     )
 
 
-def _long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
+def phases(seeds: np.ndarray) -> np.ndarray:
+    return np.where(seeds >= TUNING_SEEDS_START, "tune", "report")
+
+
+def long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
     """All measured values of a run: columns replica, step, metric, value of equal length."""
     metrics = [name for name in found.rows[0] if name not in NOT_METRICS]
     shape = (len(found.rows), len(metrics), replicas)
@@ -92,7 +120,7 @@ def _long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def _hyper_parameters(optimizer: dict[str, Any]) -> dict[str, Any]:
+def hyper_parameters(optimizer: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in optimizer.items():
         if name.startswith("_"):
@@ -102,3 +130,52 @@ def _hyper_parameters(optimizer: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(a in ("-h", "--help") for a in arguments):
+        print((__doc__ or "").strip())
+        return 0
+    from runners.archive import TABLE, update
+
+    try:
+        others = [a for a in arguments if not a.startswith("results_dir=")]
+        if others:
+            raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
+        folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
+        if not (folder / "runs").is_dir():
+            raise ConfigError(f"results_dir={folder}: no folder runs in it")
+        found = update(folder, _progress)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = error.filename or folder
+        print(f"error: {where}: {error.strerror or error}; tables are as before", file=sys.stderr)
+        return 1
+    for path, damage in found.damaged.items():
+        print(f"damaged, left out: {path / record.FILE_NAME}: {damage}", file=sys.stderr)
+    print(
+        f"{found.finished:,} finished records, {found.read:,} of all read now, "
+        f"{found.unfinished:,} not finished, {len(found.damaged):,} damaged; "
+        f"{found.values:,} values in {folder / TABLE}"
+    )
+    return 1 if found.damaged else 0
+
+
+def _progress(folders: Sequence[Path]) -> Iterable[Path]:
+    """A bar on a terminal, elsewhere a line a thousand records."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(folders, desc="collect", unit="record")
+        return
+    for number, folder in enumerate(folders):
+        if number and number % 1000 == 0:
+            print(f"{number:,} of {len(folders):,} records read", file=sys.stderr, flush=True)
+        yield folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from runners import search
+
+search.register()  # configurations may use its functions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -76,7 +82,7 @@ class RunConfig:
 def groups() -> dict[str, list[str]]:
     """The configuration groups and their options, from the files under ``conf``."""
     found = {}
-    for folder in sorted(p for p in CONF.iterdir() if p.is_dir()):
+    for folder in sorted(p for p in CONF.iterdir() if p.is_dir() and p.name != "hydra"):
         found[folder.name] = sorted(p.stem for p in folder.glob("*.yaml"))
     return found
 
@@ -114,6 +120,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         if key in options and not override.is_sweep_override():
             check_option(key, str(value))
     try:
+        _drop_other_launchers()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
             return compose("config", list(overrides), return_hydra_config=True)
@@ -121,6 +128,16 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise _explain(error, overrides) from None
     except YAMLError as error:
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@functools.cache
+def _drop_other_launchers() -> None:
+    """hydra-submitit-launcher, where it is installed, has options of the same names as those in
+    conf/hydra/launcher, and Hydra would take them for the schemas of ours."""
+    Plugins.instance()  # they are there from now on
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        launchers.pop(path.name, None)
 
 
 def resolve(cfg: DictConfig) -> RunConfig:

@@ -15,6 +15,7 @@ from runners.config import ROOT, RunConfig
 
 PACKAGES = ("torch", "numpy", "hydra-core", "wandb", "pandas")
 CODE = ("laprop", "tasks", "runners")  # what a run executes
+COMMIT_FILE = ".commit"  # of a copy of the code, which is no git checkout (runners/snapshot.py)
 OTHER_CODE = "made by other code than the present; force=true runs them again"
 
 
@@ -57,6 +58,8 @@ def made_by_other_code(folder: Path) -> bool:
 def _commit() -> str:
     """The last commit that changed the code of a run, with "+" where files differ from it;
     "unknown" without git. Commits of anything else leave it as it is."""
+    if (ROOT / COMMIT_FILE).exists():
+        return (ROOT / COMMIT_FILE).read_text()
     try:
         git = functools.partial(
             subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10

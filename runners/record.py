@@ -10,7 +10,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,13 @@ class RecordWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     @classmethod
     def start(cls, folder: Path, provenance: dict[str, Any]) -> "RecordWriter":
         """A new record in ``folder``; an older one there is replaced in one step."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / (FILE_NAME + ".tmp")
-        temporary.write_bytes(_line(provenance))
-        os.replace(temporary, folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, [_line(provenance)])
         return cls(folder / FILE_NAME)
 
     @classmethod
@@ -61,8 +59,14 @@ class RecordWriter:
         return cls(folder / FILE_NAME)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
+        """Append a whole line, or, where there is no room for it, nothing; then raises OSError."""
+        before, line = self._file.tell(), memoryview(_line(row))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError:
+            self._file.truncate(before)
+            raise
 
     def size(self) -> int:
         """Bytes written so far, on disk: a checkpoint must not know rows that a crash can lose."""
@@ -75,13 +79,17 @@ class RecordWriter:
         self._file.close()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Old content or new, never a half; an equal file is left alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_bytes() == content:
-        return
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Old content or new, never a half, and nothing left beside it; raises OSError."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
 
 
@@ -106,6 +114,15 @@ def read_status(folder: Path) -> str | None:
     """How the run in ``folder`` ended, or None; reads the end of the file only."""
     status = read_last_line(folder)
     return status["status"] if status and "status" in status else None
+
+
+def version(folder: Path) -> tuple[int, int, int] | None:
+    """Differs whenever the record in ``folder`` does; None where there is none."""
+    try:
+        found = (folder / FILE_NAME).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def read_first_line(folder: Path) -> dict[str, Any] | None:

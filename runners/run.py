@@ -7,31 +7,33 @@
 Read `run` for the straight line from a configuration to a record.
 """
 
+import errno
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from runners import record
 from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
+from runners.lease import Lease, LeaseLost, hold
 
 CHECKPOINT = "checkpoint.pt"
-LOCK = "lock"
-RUNNING = "running"  # what a run is for everybody else while another process holds its lock
+RUNNING = "running"  # what a run is for everybody else while another process holds its lease
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # "save and stop"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(config: RunConfig, progress_bar: bool = False) -> str:
     """Bring one run to its end and return its status; a finished one is left as it is.
 
     Raises ConfigError before anything is written; every other exception becomes a record with
-    status ``failed`` and its traceback. ``running`` says that another process is at it.
+    status ``failed`` and its traceback. ``running`` says that another process is at it. A signal
+    of `STOPS`, or a full disk, leaves the run ``interrupted``.
     """
     if record.read_status(config.folder) in record.FINISHED and not config.values["force"]:
         return str(record.read_status(config.folder))
@@ -39,17 +41,32 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
     task, optimizer, schedule = _build(config)
     config.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(config.folder / LOCK, blocking=False):
+        with stop_signals() as stop, hold(config.folder) as lease:
+            if lease is None:
+                return RUNNING
             # it may have finished while this process was building
             status = record.read_status(config.folder)
             if status in record.FINISHED and not config.values["force"]:
                 return str(status)
-            return _run_locked(config, task, optimizer, schedule, progress_bar)
-    except Timeout:
+            return _run_leased(config, lease, stop, task, optimizer, schedule, progress_bar)
+    except LeaseLost as error:
+        print(f"{error}; this one stops", file=sys.stderr)
         return RUNNING
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(
+            f"{config.label}: {error.filename or config.folder}: {error.strerror}; nothing is lost, the same command "
+            "goes on from the last checkpoint when there is room",
+            file=sys.stderr,
+        )
+        return record.INTERRUPTED
 
 
-def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar: bool) -> str:
+def _run_leased(
+    config: RunConfig, lease: Lease, stop: Callable[[], bool], task: Any, optimizer: Any,
+    schedule: Any, bar: bool,
+) -> str:  # fmt: skip
     from runners.checkpoint import load_checkpoint, save_checkpoint
     from runners.loop import Progress, train
     from runners.progress import Bar
@@ -76,33 +93,41 @@ def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar
 
     def show_files() -> None:
         for name, content in (artifacts := task.artifacts()).items():
-            record.write_atomically(folder / name, content)
+            record.write_atomically(folder / name, [content])
         files[:] = artifacts
 
     def write(row: dict[str, Any]) -> None:
+        lease.check()
         writer.write(row)
         show_files()
         tracker.log(row)
         shown.show(row)
 
     def checkpoint() -> None:
+        lease.check()
         save_checkpoint(folder / CHECKPOINT, config.key, states, progress, writer.size())
         show_files()
 
     status = record.FAILED
     try:
-        with _stop_signals() as stop:
-            status = train(
-                task, optimizer, schedule, progress,
-                steps=values["steps"], eval_every=values["eval_every"],
-                checkpoint_every=values["checkpoint_every"], precision=values["precision"],
-                write=write, checkpoint=checkpoint, stop=stop,
-            )  # fmt: skip
+        status = train(
+            task, optimizer, schedule, progress,
+            steps=values["steps"], eval_every=values["eval_every"],
+            checkpoint_every=values["checkpoint_every"], precision=values["precision"],
+            write=write, checkpoint=checkpoint, stop=stop,
+        )  # fmt: skip
+        lease.check()
         more = {"files": files} if files else {}
         writer.close(status, step=progress.step, diverged=progress.diverged, **more)
         if status in record.FINISHED:
             (folder / CHECKPOINT).unlink(missing_ok=True)
-    except Exception:
+    except LeaseLost:
+        status = RUNNING
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            status = record.INTERRUPTED
+            raise
         writer.close(status, step=progress.step, traceback=traceback.format_exc())
     finally:
         tracker.images(folder, files, progress.step)
@@ -173,17 +198,21 @@ def check_results_dir(config: RunConfig) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM let the step end, save, and stop the run; a second one is immediate."""
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and the warnings of batch systems let the step end, save, and stop the run.
+
+    A second Ctrl-C is immediate. When all is saved, the signal goes on to the handler that was
+    there before: submitit's puts the job back into the queue.
+    """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
         received.append(number)
-        signal.signal(number, signal.default_int_handler)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = {number: signal.signal(number, note) for number in numbers}
+        before = {number: signal.signal(number, note) for number in STOPS}
     except ValueError:  # not the main thread: whoever started us handles the signals
         yield lambda: False
         return
@@ -192,6 +221,10 @@ def _stop_signals() -> Iterator[Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    for number in dict.fromkeys(received):
+        handler = before[signal.Signals(number)]
+        if callable(handler) and handler is not signal.default_int_handler:
+            signal.raise_signal(number)
 
 
 def main(arguments: list[str] | None = None) -> int:

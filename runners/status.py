@@ -1,17 +1,27 @@
 """Where the runs of an experiment stand.
 
-    python -m runners.status experiment=E scale=S [key=value ...]
+    python -m runners.status [--watch] experiment=E scale=S [key=value ...]
 
-One line a state, then the runs that are not finished; a failed one with its traceback. The exit
-code is 0 when every run is finished, else 1.
+One line a state, then the runs that are not finished; a failed one with its traceback, one in a
+Slurm queue with what Slurm says of it. The exit code is 0 when every run is finished, else 1.
+--watch looks again every few seconds, from any machine that sees results_dir, until nothing is
+running or queued any more.
 """
 
 import sys
+import time
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from runners import record
+from runners.cluster import queued
 from runners.config import ConfigError
-from runners.sweep import plan, state
+from runners.run import RUNNING
+from runners.sweep import Job, plan, state
+
+QUEUED = "queued"
+WATCH_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,21 +30,53 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        jobs = plan([o for o in overrides if o not in ("-m", "--multirun")])
+        jobs = plan([o for o in overrides if o not in ("-m", "--multirun", "--watch")])
+        if "--watch" in overrides:
+            _watch(jobs)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    states = [state(job.config) for job in jobs]
-    for name, count in sorted(Counter(states).items()):
-        print(f"{name:<12}{count:>6}")
+    except KeyboardInterrupt:
+        return 130
+    states, waiting = look(jobs)
+    print("\n".join(_counts(states)))
     for job, name in zip(jobs, states, strict=True):
         if name in record.FINISHED:
             continue
         line = record.read_last_line(job.config.folder) or {}
-        print(f"{name}: {job.config.label}, step {line.get('step', 0)}, {job.config.folder}")
+        where = f", {waiting[job.config.key]}" if job.config.key in waiting else ""
+        print(f"{name}: {job.config.label}, step {line.get('step', 0)}, {job.config.folder}{where}")
         if name == record.FAILED:
             print(line.get("traceback", "").rstrip())
     return 0 if all(name in record.FINISHED for name in states) else 1
+
+
+def look(jobs: Sequence[Job]) -> tuple[list[str], dict[str, str]]:
+    """The state of every run, and what Slurm says of those that it has."""
+    waiting = queued(Path(jobs[0].config.values["results_dir"]))
+    states = [state(job.config) for job in jobs]
+    for place, job in enumerate(jobs):
+        if job.config.key in waiting and states[place] not in (*record.FINISHED, RUNNING):
+            states[place] = QUEUED
+    return states, waiting
+
+
+def _watch(jobs: Sequence[Job]) -> None:
+    """A line with the counts whenever they change, until there is nothing to wait for."""
+    before = None
+    while True:
+        states, _ = look(jobs)
+        counts = ", ".join(" ".join(line.split()) for line in _counts(states))
+        if counts != before:
+            print(f"{time.strftime('%H:%M:%S')} {counts}", flush=True)
+            before = counts
+        if not {RUNNING, QUEUED} & set(states):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _counts(states: Sequence[str]) -> list[str]:
+    return [f"{name:<12}{count:>6}" for name, count in sorted(Counter(states).items())]
 
 
 if __name__ == "__main__":

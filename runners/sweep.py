@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runners import record
+from runners import cluster, record
 from runners.config import (
     CONF,
     ConfigError,
@@ -35,8 +35,9 @@ from runners.config import (
     resolve_values,
     without_hydra,
 )
+from runners.lease import is_held
 from runners.provenance import OTHER_CODE, made_by_other_code
-from runners.run import LOCK, RUNNING, check_results_dir, run
+from runners.run import RUNNING, check_results_dir, run
 
 MISSING = "missing"
 AGAIN = "the same command goes on from here"
@@ -87,13 +88,11 @@ def state(config: RunConfig) -> str:
     status = record.read_status(config.folder)
     if status in record.FINISHED or not config.folder.exists():
         return status or MISSING
-    try:
-        with FileLock(config.folder / LOCK, blocking=False):
-            # killed: nobody holds the lock, and no status was written
-            begun = (config.folder / record.FILE_NAME).exists()
-            return status or (record.INTERRUPTED if begun else MISSING)
-    except Timeout:
+    if is_held(config.folder):
         return RUNNING
+    # killed: nobody holds the lease, and no status was written
+    begun = (config.folder / record.FILE_NAME).exists()
+    return record.read_status(config.folder) or (record.INTERRUPTED if begun else MISSING)
 
 
 def sweep(overrides: Sequence[str]) -> int:
@@ -112,11 +111,20 @@ def sweep(overrides: Sequence[str]) -> int:
     left = len(todo) + 1
     while todo and len(todo) < left:  # as long as each round gets something done
         left = len(todo)
+        given_up: list[Job] = []
         with _watch(todo):
-            refused = _launch(todo, hydra_overrides)
+            taken = taken_by_others(todo)
+            free = [job for job in todo if job.config.key not in taken]
+            if taken:
+                print(f"{len(taken)} of them are running or in a queue already", flush=True)
+            if free:
+                given_up = _launch(free, hydra_overrides)
+            while taken_by_others(todo):  # waited for, not run twice
+                time.sleep(cluster.POLL_SECONDS)
         if force:
             break
-        todo = [job for job in _unfinished_after_waiting(todo) if job not in refused]
+        todo = [job for job in todo if state(job.config) not in record.FINISHED]
+        todo = [job for job in todo if job not in given_up]
         if all(state(job.config) == record.FAILED for job in todo):
             break
     return _report(jobs)
@@ -125,7 +133,8 @@ def sweep(overrides: Sequence[str]) -> int:
 def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
     """Hand ``jobs`` to the chosen Hydra launcher, as a sweeper does, and wait for it.
 
-    Returns those whose arguments a task or an optimizer refused: no use in another try.
+    Returns those that another try is of no use for: a task or an optimizer refused their
+    arguments, or a batch system has already done what it could.
     """
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
@@ -135,6 +144,11 @@ def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
 
     results_dir = jobs[0].config.values["results_dir"]
     cfg = compose_config([*hydra_overrides, f"results_dir={results_dir}"])
+    name = cfg.hydra.runtime.choices["hydra/launcher"]
+    if name in cluster.LAUNCHERS:
+        settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+        cluster.launch(name, settings, [job.config for job in jobs])
+        return jobs
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="run"):
         loader = GlobalHydra.instance().config_loader()
         launcher = Plugins.instance().instantiate_launcher(
@@ -167,11 +181,15 @@ def run_job(cfg: DictConfig) -> str:
     return status
 
 
-def _unfinished_after_waiting(jobs: list[Job]) -> list[Job]:
-    """What is still to do; runs that another sweep is at are waited for, not run twice."""
-    while any(state(job.config) == RUNNING for job in jobs):
-        time.sleep(POLL_SECONDS)
-    return [job for job in jobs if state(job.config) not in record.FINISHED]
+def taken_by_others(jobs: Sequence[Job]) -> set[str]:
+    """Keys of the runs that a process is at, or that wait in a batch system's queue."""
+    queued = cluster.queued(Path(jobs[0].config.values["results_dir"]))
+    return {
+        job.config.key
+        for job in jobs
+        if (job.config.key in queued or is_held(job.config.folder))
+        and record.read_status(job.config.folder) not in record.FINISHED
+    }
 
 
 def _report(jobs: list[Job]) -> int:
@@ -197,9 +215,12 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
     waiting = list(jobs)
     several_lengths = len({job.config.values["steps"] for job in jobs}) > 1
     start = time.monotonic()
+    before = {job.config.key: record.version(job.config.folder) for job in jobs}
 
     def look() -> None:
         for job in list(waiting):
+            if record.version(job.config.folder) == before[job.config.key]:
+                continue  # failed the last time, say
             status = record.read_status(job.config.folder)
             if status is None or status == record.INTERRUPTED:
                 continue

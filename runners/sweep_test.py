@@ -249,6 +249,36 @@ def test_files_for_people_are_there_after_an_evaluation_at_a_stop_and_at_the_end
     assert [p.suffix for p in logged] == [".png", ".png"]  # one a session, of the image alone
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_saves_and_then_goes_on_to_whoever_listened_before(tmp_path, monkeypatch, number):
+    (job,) = plan(small(tmp_path, "optimizer=laprop", "optimizer.lr=1e-2"))
+    from tasks.rosenbrock import Rosenbrock
+
+    loss, heard = Rosenbrock.loss, []
+
+    def warned(self):
+        if self.step == 31:
+            os.kill(os.getpid(), number)
+        return loss(self)
+
+    def listen(received, frame):  # as submitit does, which now puts the job back
+        heard.append((received, state(job.config), (job.config.folder / "checkpoint.pt").exists()))
+
+    monkeypatch.setattr(Rosenbrock, "loss", warned)
+    before = signal.signal(number, listen)
+    try:
+        assert run(job.config) == "interrupted"
+        assert signal.getsignal(number) is listen
+    finally:
+        signal.signal(number, before)
+    assert heard == [(number, "interrupted", True)]
+    assert record.read_last_line(job.config.folder) == {
+        "status": "interrupted",
+        "step": 32,
+        "diverged": {},
+    }
+
+
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])
 def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
     tmp_path, capsys, monkeypatch, damage
@@ -284,11 +314,11 @@ def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     job.config.folder.mkdir(parents=True)
     holder = (
-        "import sys, time; from filelock import FileLock\n"
-        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+        "import sys, time, pathlib; from runners.lease import hold\n"
+        "with hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", holder, str(job.config.folder / "lock")], stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, job.config.folder], cwd=ROOT, stdout=subprocess.PIPE
     )
     try:
         assert process.stdout.readline() == b"held\n"

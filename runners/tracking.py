@@ -1,7 +1,9 @@
 """Weights & Biases gets the same rows as the record, and can never fail a run."""
 
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +15,8 @@ _unreachable: list[Exception] = []  # why W&B online failed in this process, if 
 MOST_CURVES = 16  # a pack of more replicas is drawn by its median alone
 IMAGES = (".png", ".jpg")
 INIT_TIMEOUT = 20  # seconds to wait for a W&B server that does not answer
+FINISH_TIMEOUT = 120  # seconds for the upload of what is left at the end of a run
+TEARDOWN_TIMEOUT = 10  # seconds for the library to close, once it was given up
 
 
 class NoTracker:
@@ -44,8 +48,10 @@ class WandbTracker:
             project=PROJECT,
             id=key,
             name=label,
-            group=names["experiment"] if names["experiment"] != "none" else names["task"],
-            tags=[names["task"], names["optimizer"]],
+            # on the page of the project: one group an experiment, in it one job type an optimizer
+            group=_group(names, config),
+            job_type=names["optimizer"],
+            tags=[names["task"], names["optimizer"], names["schedule"]],
             config=config,
             dir=folder,
             mode=cast(Literal["offline", "online"], mode),
@@ -102,22 +108,53 @@ class SafeTracker:
         self._try(lambda: self._inner.images(folder, names, step))
 
     def finish(self, status: str) -> None:
-        self._try(lambda: self._inner.finish(status))
+        self._try(lambda: _within(FINISH_TIMEOUT, lambda: self._inner.finish(status)))
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # whatever W&B raises: the run is worth more than its log
             self._inner = NoTracker()
+            with contextlib.suppress(Exception):
+                # else the library tries once more at exit, with a traceback, or without an end
+                _within(TEARDOWN_TIMEOUT, _teardown)
             first = (str(error).splitlines() or [""])[0]
             print(f"W&B gave up, the run goes on: {type(error).__name__}: {first}", file=sys.stderr)
+
+
+def _teardown() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _within(seconds: float, action: Callable[[], None]) -> None:
+    """Do ``action``; raises TimeoutError if it takes longer, and leaves it behind."""
+    raised: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no end after {seconds:g} s; `wandb sync` uploads what is left")
+    if raised:
+        raise raised[0]
 
 
 def open_tracker(
     mode: str, key: str, label: str, folder: Path, config: dict[str, Any],
     names: dict[str, str], replicas: list[dict[str, Any]],
 ) -> NoTracker | SafeTracker:  # fmt: skip
-    """The tracker of one run; ``mode`` is offline, online or disabled."""
+    """The tracker of one run; ``mode`` is offline, online or disabled.
+
+    Once online has failed, it is not tried again in this process.
+    """
     if mode == "disabled" or (mode == "online" and _unreachable):
         return NoTracker()
 
@@ -126,12 +163,17 @@ def open_tracker(
             return WandbTracker(key, label, folder, mode, config, names, replicas)
         except Exception as error:
             if mode == "online":
-                # a server that does not answer costs each run of a sweep its time-out
+                # a server that does not answer would cost each run of a sweep its time-out
                 _unreachable.append(error)
-                print("W&B online is not tried again in this process", file=sys.stderr)
             raise
 
     return SafeTracker(make)
+
+
+def _group(names: dict[str, str], config: dict[str, Any]) -> str:
+    if names["experiment"] == "none":
+        return names["task"]
+    return f"{names['experiment']} {config['scale']}"
 
 
 def _replica_names(replicas: list[dict[str, Any]]) -> list[str]:

@@ -2,10 +2,12 @@ import math
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import wandb
 
+from runners import tracking
 from runners.config import ROOT
 from runners.sweep import plan
 from runners.tracking import (
@@ -16,7 +18,7 @@ from runners.tracking import (
     open_tracker,
 )
 
-NAMES = {"task": "t", "optimizer": "o", "experiment": "none"}
+NAMES = {"task": "t", "optimizer": "o", "schedule": "s", "experiment": "none"}
 FEW = ["task=rosenbrock", "steps=20", "eval_every=10"]
 
 
@@ -103,6 +105,38 @@ def test_online_without_a_server_does_not_fail_the_run(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "completed" in done.stdout
     assert done.stderr.count("W&B gave up, the run goes on") == 1
+
+
+def test_a_killed_service_costs_one_line_also_at_the_end_of_the_process(tmp_path):
+    code = textwrap.dedent("""
+        import os, pathlib, signal, sys, time
+        from runners.tracking import open_tracker
+        names = {"task": "t", "optimizer": "o", "schedule": "s", "experiment": "none"}
+        tracker = open_tracker("offline", "k", "label", pathlib.Path(sys.argv[1]), {}, names,
+                               [{"seed": 0}])
+        tracker.log({"step": 0, "loss": [1.0]})
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+                time.sleep(0.5)
+        for step in range(1, 50):
+            tracker.log({"step": step, "loss": [1.0]})
+            time.sleep(0.01)
+        tracker.finish("completed")
+        print("the run goes on")
+    """)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True,
+                          text=True, check=True, timeout=120)  # fmt: skip
+    assert done.stdout == "the run goes on\n"
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("W&B gave up"), done.stderr
+
+
+def test_what_takes_too_long_is_left_behind():
+    tracking._within(1, lambda: None)
+    with pytest.raises(TimeoutError, match="no end after 0.05 s"):
+        tracking._within(0.05, lambda: time.sleep(2))
+    with pytest.raises(OSError, match="gone"):
+        tracking._within(1, lambda: (_ for _ in ()).throw(OSError("gone")))
 
 
 def test_disabled_is_nothing_at_all(tmp_path):

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from laprop import AdaBound, LaProp, SignSGD
+from runners.collect import write_atomically
 from runners.provenance import code_version, hardware
-from runners.record import write_atomically
 from scripts.progress import progress
 
 BASE = "torch Adam fused"

@@ -320,6 +320,27 @@ CLAIMS += (
     ),
 )
 
+# Tuning budgets, fixed before the experiments were run.
+SMALL_BUDGET = 4  # trials: what one tries by hand
+CLAIMS += tuple(
+    Claim(
+        f"{experiment}_{word}_budget",
+        f"With {text} for tuning (lr, μ, ν), LaProp does better than Adam on {task}.",
+        "not a claim of the paper: what stability and flexibility for any (μ, ν) would be worth",
+        experiment,
+        f"the expected {result} of the best of k trials is smaller for LaProp, k = {k}",
+        f"it is larger for LaProp, k = {k}",
+    )
+    for experiment, task, result in (
+        ("tuning_rosenbrock", "the noisy Rosenbrock function", "number of steps"),
+        ("tuning_deep_fc", "a deep fully connected net", "training loss"),
+    )
+    for word, text, k in (
+        ("small", f"{SMALL_BUDGET} trials", f"{SMALL_BUDGET}"),
+        ("large", "half of all trials", "half the number of trials"),
+    )
+)
+
 
 def claims_of(experiment: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.experiment == experiment)

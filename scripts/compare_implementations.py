@@ -24,8 +24,8 @@ import pandas as pd
 import torch
 
 from laprop import AdaBound, LaProp
+from runners.collect import write_atomically
 from runners.provenance import code_version
-from runners.record import write_atomically
 
 STEPS, SIZE = 240, 64
 LR = 1e-2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from runners.record import write_atomically
+from runners.collect import write_atomically
 from scripts import claims
 
 SCALES = ("paper", "quick")  # the strongest evidence first; smoke proves nothing

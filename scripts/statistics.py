@@ -134,7 +134,7 @@ def ratio_of_medians(
     high = np.where(np.isinf(tops), np.inf, tops / np.minimum(bottoms, horizon))
     top, bottom = _median(a), _median(b)
     value = float("nan") if np.isinf(top) and np.isinf(bottom) else top / bottom
-    return _comparison(value, low, high, a.size)
+    return comparison(value, low, high, a.size)
 
 
 def difference_of_restricted_means(
@@ -154,7 +154,7 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
     draws = values[_resampled(values.size, resamples, seed)].mean(axis=1)
     if np.ptp(values) == 0:  # no rounding where there is no spread
         draws = np.full(resamples, values[0])
-    return _comparison(float(values.mean()), draws, draws, values.size)
+    return comparison(float(values.mean()), draws, draws, values.size)
 
 
 def order_interval(values: ArrayLike) -> Estimate:
@@ -204,7 +204,7 @@ def power_of_means(
 
     draws = exponents(values[_resampled(len(values), resamples, seed)].mean(axis=1))
     low, high = (np.where(np.isnan(draws), end, draws) for end in (-np.inf, np.inf))
-    return _comparison(float(exponents(values.mean(axis=0))), low, high, len(values))
+    return comparison(float(exponents(values.mean(axis=0))), low, high, len(values))
 
 
 # ---------------------------------------------------------------- fractions
@@ -338,7 +338,8 @@ def _ends(low_draws: Floats, high_draws: Floats, n: int) -> tuple[float, float]:
     return float(low_draws[k]), float(high_draws[high_draws.size - 1 - k])
 
 
-def _comparison(value: float, low_draws: Floats, high_draws: Floats, n: int) -> Comparison:
+def comparison(value: float, low_draws: Floats, high_draws: Floats, n: int) -> Comparison:
+    """A Comparison from the resamples of its value, as bounds where censoring leaves only these."""
     low, high = _ends(np.sort(low_draws), np.sort(high_draws), n)
     return Comparison(value, low, high, n, low_draws, high_draws)
 

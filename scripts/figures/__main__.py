@@ -21,9 +21,8 @@ from typing import Any
 import pandas as pd
 
 from runners import record
-from runners.collect import collect, to_parquet
+from runners.collect import collect, to_parquet, write_atomically
 from runners.config import MANNER, ConfigError, check_option, experiment_values, parse
-from runners.record import write_atomically
 from runners.sweep import Job, plan
 from scripts import claims, report
 from scripts.figures import style

@@ -1,0 +1,106 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from runners import collect, record
+from runners.archive import update
+from runners.run import main
+from runners.sweep import plan
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Six finished runs of two optimizers with different hyper-parameters, tuning seeds, packs."""
+    folder = tmp_path_factory.mktemp("made")
+    overrides = ["task=rosenbrock", "optimizer=adam,laprop,sgd", "optimizer.lr=1e-3,10",
+                 "steps=40", "eval_every=10", "seeds=2", "tuning_seeds=1", "task.sigma=[0,0.1]",
+                 "tracking=disabled", f"results_dir={folder}"]  # fmt: skip
+    assert main(["-m", *overrides]) == 0
+    return folder, overrides
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    shutil.copytree(made[0] / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def table(folder):
+    return pd.read_parquet(folder / "tidy.parquet")
+
+
+def test_the_table_has_what_the_one_of_the_experiment_has(made, copy):
+    found = update(copy)
+    assert (found.finished, found.read, found.unfinished, found.damaged) == (6, 6, 0, {})
+    mine, other = table(copy), collect.collect(plan(made[1]), "none")
+    assert set(mine.columns) == set(other.columns) and len(mine) == len(other) == found.values
+    assert mine.metric.isin(["diverged_at"]).any() and mine.phase.nunique() == 2
+    keys = ["run", "replica", "step", "metric"]
+    mine, other = (
+        t[sorted(t.columns)].astype({k: str for k in ("run", "metric")}).sort_values(keys)
+        for t in (mine, other)
+    )
+    for name in mine.columns:
+        left, right = mine[name].to_numpy(), other[name].to_numpy()
+        if name in ("lr", "value", "sigma", "beta1", "beta2", "eps", "seed", "momentum"):
+            np.testing.assert_array_equal(left.astype(float), right.astype(float), err_msg=name)
+        else:
+            assert [str(v) for v in left] == [str(v) for v in right], name
+
+
+def test_only_what_changed_is_read_and_the_table_is_the_same(copy):
+    update(copy)
+    whole = (copy / "tidy.parquet").read_bytes()
+    assert update(copy).read == 0
+    some = sorted((copy / "runs").iterdir())[2]
+    moved = copy / "away"
+    some.rename(moved)
+    assert update(copy).finished == 5
+    moved.rename(some)
+    found = update(copy)
+    assert (found.finished, found.read) == (6, 1)
+    assert (copy / "tidy.parquet").read_bytes() == whole
+    (copy / "tidy.parquet").unlink()
+    assert update(copy).read == 0 and (copy / "tidy.parquet").read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["garbage in the middle", "no first line", "a row too short"])
+def test_a_damaged_record_is_named_and_the_others_are_gathered(copy, capsys, damage):
+    bad = sorted((copy / "runs").iterdir())[1] / record.FILE_NAME
+    lines = bad.read_text().splitlines()
+    if damage == "garbage in the middle":
+        lines[2] = lines[2][:10]
+    elif damage == "no first line":
+        lines[0] = "\0" * 20
+    else:
+        lines[2] = json.dumps({"step": 10, "distance": [1.0]})
+    bad.write_text("\n".join(lines) + "\n")
+    for _ in range(2):  # also when nothing has changed
+        assert collect.main([f"results_dir={copy}"]) == 1
+        caught = capsys.readouterr()
+        assert caught.err.count(str(bad)) == 1 and "5 finished records" in caught.out
+    assert table(copy).run.nunique() == 5
+
+
+def test_unfinished_ones_wait_and_a_damaged_cache_is_made_again(copy, capsys):
+    some = min((copy / "runs").iterdir()) / record.FILE_NAME
+    whole = some.read_text()
+    some.write_text("\n".join(whole.splitlines()[:3]) + "\n")
+    assert update(copy).unfinished == 1
+    some.write_text(whole)
+    assert update(copy).read == 1
+    content = (copy / "tidy.parquet").read_bytes()
+    for name in ("index.json", "rows-*.parquet"):
+        (file,) = (copy / ".collected").glob(name)
+        file.write_bytes(b"x" * 100)
+        (copy / "runs" / "new").mkdir(exist_ok=True)
+        shutil.copy(some, copy / "runs" / "new" / record.FILE_NAME)
+        assert update(copy).read == 7
+        shutil.rmtree(copy / "runs" / "new")
+        update(copy)
+        assert (copy / "tidy.parquet").read_bytes() == content
+    assert collect.main([f"results_dir={copy / 'nowhere'}"]) == 2
+    assert "no folder runs" in capsys.readouterr().err
