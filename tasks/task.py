@@ -2,9 +2,14 @@
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
+
+
+class CorruptState(ValueError):
+    """A state that refers to files of ``Task.folder`` which are not what they were."""
 
 
 class Task(nn.Module):
@@ -22,9 +27,16 @@ class Task(nn.Module):
         replicas: one dict a replica, with its ``seed`` and whatever else tells it from the others
             (for instance ``{"seed": 3, "sigma": 0.08}``), numbers and short names; they become
             columns of the tables.
+        folder: where a task may keep state that is too large to be written anew at every
+            checkpoint; its state dict then says what of it belongs to it. The runner sets it
+            before the first step and before a state is loaded, asks for the state dict only to
+            save it, and deletes the folder when the run is finished. None: there is no such place,
+            and the state dict holds everything. ``set_extra_state`` raises CorruptState, before it
+            changes anything, where the files are not as the state dict says.
     """
 
     replicas: Sequence[dict[str, int | float | str]]
+    folder: Path | None = None
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""
