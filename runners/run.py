@@ -9,6 +9,7 @@ Read `run` for the straight line from a configuration to a record.
 
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
 
 CHECKPOINT = "checkpoint.pt"
 LOCK = "lock"
+TASK_FOLDER = "task"
 RUNNING = "running"  # what a run is for everybody else while another process holds its lock
 
 
@@ -61,7 +63,10 @@ def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar
     states = {"task": task, "optimizer": optimizer, "schedule": schedule}
     if values["force"]:
         (folder / CHECKPOINT).unlink(missing_ok=True)
+    task.folder = folder / TASK_FOLDER
     size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
+    if size is None:  # what lies there belongs to no checkpoint
+        shutil.rmtree(task.folder, ignore_errors=True)
     first_line = provenance(config, task)
     if size is None:
         writer = record.RecordWriter.start(folder, first_line)
@@ -92,6 +97,7 @@ def _run_locked(config: RunConfig, task: Any, optimizer: Any, schedule: Any, bar
         writer.close(status, step=progress.step, diverged=progress.diverged)
         if status in record.FINISHED:
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            shutil.rmtree(task.folder, ignore_errors=True)
     except Exception:
         writer.close(status, step=progress.step, traceback=traceback.format_exc())
     finally:

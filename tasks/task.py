@@ -28,11 +28,12 @@ class Task(nn.Module):
             (for instance ``{"seed": 3, "sigma": 0.08}``), numbers and short names; they become
             columns of the tables.
         folder: where a task may keep state that is too large to be written anew at every
-            checkpoint; its state dict then says what of it belongs to it. The runner sets it
-            before the first step and before a state is loaded, asks for the state dict only to
-            save it, and deletes the folder when the run is finished. None: there is no such place,
-            and the state dict holds everything. ``set_extra_state`` raises CorruptState, before it
-            changes anything, where the files are not as the state dict says.
+            checkpoint; its state dict then says which of the files there belong to it. The runner
+            sets it before a state is loaded and before the first step, asks for a state dict only
+            to save it, deletes the folder when a run starts anew and when it is finished. The task
+            keeps what the last two state dicts need: the last may never have been saved.
+            ``set_extra_state`` raises CorruptState, before it changes anything, where the files are
+            not as they were. None: there is no such place, the state dict holds everything.
     """
 
     replicas: Sequence[dict[str, int | float | str]]
