@@ -249,7 +249,8 @@ def test_a_resumed_task_goes_on_to_the_same_bits(tmp_path, settings, on_disk):
     second.load_state_dict(saved[1])
     assert train(other, second, updates) == losses
     same(task.online.state_dict(), other.online.state_dict())
-    np.testing.assert_equal(row, other.evaluate())
+    again = other.evaluate()
+    assert {k: str(v) for k, v in row.items()} == {k: str(v) for k, v in again.items()}
 
 
 def test_bf16_takes_its_copies_along():
