@@ -72,9 +72,9 @@ class Network(nn.Module):
                 nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
                 nn.Flatten(),
             )  # fmt: skip
-            features = self.torso(torch.zeros(1, stack, *shape)).shape[1]
+            features, hidden = self.torso(torch.zeros(1, stack, *shape)).shape[1], HIDDEN
         else:
-            features = VECTOR_HIDDEN
+            features = hidden = VECTOR_HIDDEN
             self.torso = nn.Sequential(nn.Flatten(), nn.Linear(stack * shape[0], features), nn.ReLU())
         self.pixels = len(shape) == 2
 
@@ -85,7 +85,7 @@ class Network(nn.Module):
 
         widths = [actions * atoms, atoms] if dueling else [actions * atoms]
         self.heads = nn.ModuleList(
-            nn.ModuleList([linear(features, HIDDEN), linear(HIDDEN, width)]) for width in widths
+            nn.ModuleList([linear(features, hidden), linear(hidden, width)]) for width in widths
         )
         self._sizes = [layer.noise_size for head in self.heads for layer in head]  # type: ignore[union-attr]
         self.noise_size = sum(self._sizes)
@@ -105,8 +105,8 @@ class Network(nn.Module):
         x = self.torso(x)
         parts = iter(noise.to(dtype).split(self._sizes))
         out = []
-        for hidden, last in self.heads:  # type: ignore[misc]
-            out.append(last(F.relu(hidden(x, next(parts))), next(parts)))
+        for first, last in self.heads:  # type: ignore[misc]
+            out.append(last(F.relu(first(x, next(parts))), next(parts)))
         logits = out[0].view(-1, self.actions, self.atoms)
         if self.dueling:
             logits = logits + out[1].unsqueeze(1) - logits.mean(1, keepdim=True)

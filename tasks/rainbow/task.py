@@ -10,8 +10,8 @@ one also those before learning starts), then draws a batch. Order of events, age
     if t is a multiple of target_every: the target network becomes the online network
 
 The a_t before an update is known when the update begins, and the update needs what follows a_t only
-if it happens to draw that very step. So the environment is emulated in a thread of its own during
-the update, and the update is done again where it would have come out differently: the numbers are
+if it happens to draw that very step. So the environment can be emulated in a thread of its own
+during the update, which is done again where it would have come out differently: the numbers are
 those of the order above, bit for bit (`overlap`).
 """
 
@@ -66,7 +66,8 @@ class Rainbow(Task):
         epsilon, epsilon_end, epsilon_decay: random actions with probability
             end + (start - end) exp(-t / decay).
         eval_games: full games at an evaluation.
-        overlap: emulate during the update.
+        overlap: emulate during the update; None: where the update is an accelerator's, since on a
+            CPU the two would only take cores from each other. The numbers are the same.
         video: record a game at each evaluation.
 
     Raises ValueError that begins with the argument's name.
@@ -104,7 +105,7 @@ class Rainbow(Task):
         epsilon_end: float = 0.005,
         epsilon_decay: float = 30_000.0,
         eval_games: int = 20,
-        overlap: bool = True,
+        overlap: bool | None = None,
         video: bool = False,
     ) -> None:
         super().__init__()
@@ -249,7 +250,7 @@ class Rainbow(Task):
         replay = self._replay
         assert replay is not None
         action = self._begin_step()
-        if not self._overlap:
+        if not (self.support.is_cuda if self._overlap is None else self._overlap):
             replay.begin(action)
             self._end_step(self._playing.step(action))
             return self._draw()
