@@ -18,6 +18,9 @@ class Constant(torch.nn.Module):
         self.logits = torch.zeros(actions, 1)
         self.logits[action] = 1
 
+    def at(self, noise):
+        return self
+
     def forward(self, observations, noise):
         return self.logits.expand(len(observations), -1, -1)
 

@@ -1,5 +1,6 @@
 """The networks of Rainbow: a convolutional or dense torso, noisy and dueling heads, C51's atoms."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -33,6 +34,16 @@ class NoisyLinear(nn.Module):
     def noise_size(self) -> int:
         return sum(self.weight.shape)
 
+    @torch.no_grad()
+    def at(self, noise: Tensor) -> "PlainLinear":
+        """The linear layer that this one is under ``noise``: for many inputs with the same."""
+        outputs, inputs = self.weight.shape
+        p, q = noise.split([inputs, outputs])
+        plain = PlainLinear(inputs, outputs, device=noise.device)
+        plain.weight.copy_(torch.addcmul(self.weight, self.weight_sigma, q[:, None] * p))
+        plain.bias.copy_(torch.addcmul(self.bias, self.bias_sigma, q))
+        return plain
+
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """``x``: (B, inputs); ``noise``: p and q in one vector of `noise_size`."""
         outputs, inputs = self.weight.shape
@@ -45,6 +56,9 @@ class PlainLinear(nn.Linear):
     """A layer without noise, called as a noisy one is."""
 
     noise_size = 0
+
+    def at(self, noise: Tensor) -> "PlainLinear":
+        return self
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)
@@ -89,6 +103,18 @@ class Network(nn.Module):
         )
         self._sizes = [layer.noise_size for head in self.heads for layer in head]  # type: ignore[union-attr]
         self.noise_size = sum(self._sizes)
+
+    def at(self, noise: Tensor) -> "Network":
+        """The network without noisy layers that this one is under ``noise`` (noise_size,)."""
+        parts = iter(noise.split(self._sizes))
+        held = copy.copy(self)  # shares the torso
+        held._modules = dict(self._modules)
+        held.heads = nn.ModuleList(
+            nn.ModuleList(layer.at(next(parts)) for layer in head)  # type: ignore[operator,union-attr]
+            for head in self.heads
+        )
+        held.noise_size, held._sizes = 0, [0] * len(self._sizes)
+        return held
 
     def forward(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Logits (B, actions, atoms).

@@ -63,6 +63,21 @@ def test_dueling_adds_a_value_to_centred_advantages():
     assert out.shape == (6, 3, 7) and len(net.heads) == 2
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+def test_a_network_at_a_given_noise_is_one_without_noisy_layers(dueling):
+    net = build(dueling=dueling).double()
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    noise = torch.randn(net.noise_size).double()
+    pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
+    held = net.at(noise)
+    torch.testing.assert_close(held(pixels, noise[:0]), net(pixels, noise))
+    assert not any("sigma" in name for name, _ in held.named_parameters())
+    assert [name for name, _ in net.named_parameters()] == list(before)
+    plain = build(noisy=None)
+    torch.testing.assert_close(plain.at(torch.empty(0))(pixels, torch.empty(0)),
+                               plain(pixels, torch.empty(0)))  # fmt: skip
+
+
 def test_a_row_of_random_numbers_depends_on_its_number_alone():
     forward, backward = (Rows(3, "replay", uniform(4), 16) for _ in range(2))
     there = [forward(i) for i in range(50)]
