@@ -6,6 +6,7 @@ intervals, and performance profiles. A run that diverged keeps the return of its
 
 # What a column of a table holds is beyond the types of pandas.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -142,6 +143,11 @@ def draw_scores(ax: Axes, table: pd.DataFrame, looks: Sequence[style.Mark]) -> N
     ax.set_yticks(range(len(looks)), [look.label for look in looks])
     ax.set_ylim(len(looks) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
+
+
+def eps_text(eps: float) -> str:
+    """As the authors write it: 1.5e-4."""
+    return np.format_float_scientific(eps, trim="-", exp_digits=1)
 
 
 def steps_axis(ax: Axes, last: float) -> None:

@@ -7,6 +7,7 @@ drawn, and the fairness gate refuses to rank it.
 
 # What a column of a table holds is beyond the types of pandas.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
 import textwrap
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from scripts import claims, statistics
 from scripts.claims import Verdict
 from scripts.figures import learning_curves, style
-from scripts.figures.learning_curves import PUBLISHED_EPS, WINDOW
+from scripts.figures.learning_curves import PUBLISHED_EPS, WINDOW, eps_text
 from scripts.figures.training import few, pick
 
 Tables = dict[str, pd.DataFrame]
@@ -63,11 +64,11 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     arms = {key: cell for key, cell in early.groupby(list(BY), observed=True)}
     lower, upper = sorted({eps for _, eps in arms})
     ahead, matters = claims.claims_of(EXPERIMENT)
-    pairs = {f"ε = {eps:g}": ((SUBJECT, eps), (RIVAL, eps)) for eps in (lower, upper)}
+    pairs = {f"ε = {eps_text(eps)}": ((SUBJECT, eps), (RIVAL, eps)) for eps in (lower, upper)}
     published = tuple((name, PUBLISHED_EPS[name]) for name in (SUBJECT, RIVAL))
     pairs["as published: ε = 1e-15 and 1.5e-4"] = published  # type: ignore[assignment]
     found = [_compare(ahead, setting, arms, a, b, config) for setting, (a, b) in pairs.items()]
-    setting = f"Adam, ε = {lower:g} and {upper:g}"
+    setting = f"Adam, ε = {eps_text(lower)} and {eps_text(upper)}"
     found.append(_compare(matters, setting, arms, (RIVAL, lower), (RIVAL, upper), config))
     return claims.settle(found)
 
@@ -107,7 +108,7 @@ def _compare(
 
 
 def _label(optimizer: str, eps: float) -> str:
-    return f"{style.mark(optimizer).label}, ε = {eps:g}"
+    return f"{style.mark(optimizer).label}, ε = {eps_text(eps)}"
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
@@ -116,8 +117,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     lower, upper = sorted(curves.eps.unique())
     panels = {
         "as published, ε differs": dict(PUBLISHED_EPS),
-        f"both ε = {lower:g}": dict.fromkeys(PUBLISHED_EPS, lower),
-        f"both ε = {upper:g}": dict.fromkeys(PUBLISHED_EPS, upper),
+        f"both ε = {eps_text(lower)}": dict.fromkeys(PUBLISHED_EPS, lower),
+        f"both ε = {eps_text(upper)}": dict.fromkeys(PUBLISHED_EPS, upper),
     }
     last = max(config["agent_steps"], WINDOW[1])
     short = not _reached(config)
@@ -126,9 +127,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig.text(0.01, 0.985, f"Rainbow on {config['game'].removesuffix('NoFrameskip-v4')}"
                  f"{config['note']}", fontsize=11, fontweight="bold", va="top")  # fmt: skip
         style.legend(fig, style.in_order(PUBLISHED_EPS), top=0.955)
-        grid = fig.add_gridspec(2, 3, left=0.085, right=0.985, top=0.87, bottom=0.235, hspace=0.5,
-                                wspace=0.12, height_ratios=(1.5, 1))  # fmt: skip
-        axes = [fig.add_subplot(grid[0, i]) for i in range(3)]
+        grid = fig.add_gridspec(1, 3, left=0.085, right=0.985, top=0.865, bottom=0.565,
+                                wspace=0.12)  # fmt: skip
+        axes = [fig.add_subplot(grid[i]) for i in range(3)]
         for place, (ax, (title, eps)) in enumerate(zip(axes, panels.items(), strict=True)):
             ax.set_title(f"{'abc'[place]}  {title}", loc="left")
             for name, value in eps.items():
@@ -147,7 +148,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         for ax in axes:
             ax.set_ylim(0 if curves.value.min() >= 0 else None, top)
         axes[0].set_ylabel("return of a game")
-        _scores(fig.add_subplot(grid[1, :]), scores, tables["published"], short)
+        below = fig.add_gridspec(1, 1, left=0.175, right=0.985, top=0.43, bottom=0.225)
+        _scores(fig.add_subplot(below[0]), scores, tables["published"], short)
         fig.text(0.01, 0.012, _caption(curves, config, short), fontsize=7, va="bottom",
                  linespacing=1.3)  # fmt: skip
     return fig
@@ -182,4 +184,4 @@ def _caption(curves: pd.DataFrame, config: Config, short: bool) -> str:
     )
     if short:
         text += " This run is far too short to learn; it shows that the path works."
-    return textwrap.fill(text, 150)
+    return textwrap.fill(text, 142)

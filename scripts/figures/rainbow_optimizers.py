@@ -6,6 +6,7 @@ before any learning, paired over seeds.
 
 # What a column of a table holds is beyond the types of pandas.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
 import textwrap
 from collections.abc import Mapping
@@ -130,4 +131,4 @@ def _caption(curves: pd.DataFrame, config: Config) -> str:
         f"{config['games']} whole games at ε-greedy 0; {band}. b, c: the mean over all evaluations "
         "but the first, which is before any learning. Only LaProp and Adam are in the paper."
     )
-    return textwrap.fill(text, 150)
+    return textwrap.fill(text, 142)

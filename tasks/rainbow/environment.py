@@ -9,6 +9,7 @@ import difflib
 from typing import Any, NamedTuple, Protocol
 
 import ale_py
+import ale_py.roms
 import cv2
 import gymnasium
 import numpy as np
@@ -249,7 +250,9 @@ class Vector:
                 "numbers expected"
             )
         if not isinstance(actions, Discrete):
-            raise ValueError(f"game={game}: actions are {actions}; a number of actions expected")
+            raise ValueError(  # noqa: TRY004
+                f"game={game}: actions are {actions}; a number of actions expected"
+            )
         self.shape, self.actions = observations.shape, int(actions.n)
         self._streams, self._game = (seed, purpose), first_game - 1
         self._played: list[int] = []

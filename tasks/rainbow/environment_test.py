@@ -119,7 +119,9 @@ def test_a_lost_life_may_also_go_unseen():
     env = atari(life_is_episode=False)
     env.reset()
     random = np.random.default_rng(0)
-    ends = [out for out in (env.step(int(a)) for a in random.integers(4, size=1200)) if out.terminal]
+    ends = [
+        out for out in (env.step(int(a)) for a in random.integers(4, size=1200)) if out.terminal
+    ]
     assert ends and all(out.score is not None for out in ends)
 
 
@@ -183,15 +185,13 @@ def test_games_differ_by_their_number_and_seed_alone():
 
 @pytest.mark.parametrize(("game", "options", "words"), [
     ("BreakoutNoFrameskip-v5", {}, "game=BreakoutNoFrameskip-v5: .* did you mean Breakout"),
-    ("FrozenLake-v1", {}, "game=FrozenLake-v1: observations are Discrete.16., ints; "
-     "an Atari game or a vector"),
+    ("FrozenLake-v1", {}, "game=FrozenLake-v1: observations are Discrete.*; an Atari game or a"),
     ("Pendulum-v1", {}, "game=Pendulum-v1: actions are Box"),
     ("CarRacing-v3", {}, "game=CarRacing-v3: "),
     ("CartPole-v1", {"sticky": 0.25}, "sticky=0.25: CartPole-v1 is no Atari game"),
     (BREAKOUT, {"sticky": 1.0}, "sticky=1.0: 0 <= sticky < 1 expected"),
 ])  # fmt: skip
 def test_bad_input(game, options, words):
-    words = words.replace("Discrete.16., ints", "Discrete.16.*")
     with pytest.raises(ValueError, match=words) as error:
         make(game, 0, "play", **options)
     assert "\n" not in str(error.value)

@@ -12,9 +12,6 @@ from tasks.rainbow.network import Network
 from tasks.rainbow.targets import q_values
 from tasks.task import stream
 
-# As the authors: after so many agent steps in an episode (a life) the rest of it is played at
-# random, and does not count. Otherwise a policy that never fires would play for ever.
-MOST_STEPS = 5_000
 FRAME_SECONDS = 1 / 15  # an agent step of an Atari game
 MOST_PICTURES = 3_000
 
@@ -22,13 +19,15 @@ MOST_PICTURES = 3_000
 class Evaluation:
     """``games`` full games a call, each with a random stream of its own.
 
-    What a game draws depends on (seed, ``when``, number of the game) alone.
+    As the authors': after ``most_steps`` agent steps in an episode (a life) the rest of it is played
+    at random and does not count, or a policy that goes round in circles would play for hours. What
+    a game draws depends on (seed, ``when``, number of the game) alone.
     """
 
     def __init__(
-        self, game: str, seed: int, games: int, sticky: float | None, video: bool
+        self, game: str, seed: int, games: int, sticky: float | None, most_steps: int, video: bool
     ) -> None:
-        self._settings = {"game": game, "seed": seed, "sticky": sticky}
+        self._settings = {"game": game, "seed": seed, "sticky": sticky, "most_steps": most_steps}
         self._games, self._video = games, video
         self._pictures: list[Image.Image] = []
 
@@ -70,19 +69,20 @@ class _Game:
     """One game of an evaluation."""
 
     def __init__(
-        self, game: str, seed: int, sticky: float | None, when: int, number: int, picture: bool
-    ) -> None:
+        self, game: str, seed: int, sticky: float | None, most_steps: int, when: int, number: int,
+        picture: bool,
+    ) -> None:  # fmt: skip
         self._environment = environment.make(
             game, seed, f"evaluation {when}", sticky=sticky, clip_rewards=False, first_game=number,
             picture=picture,
         )  # fmt: skip
         self._random = stream(seed, f"evaluation {when} stuck", number)
-        self._steps = 0
+        self._steps, self._most_steps = 0, most_steps
         self.over, self.score = False, 0.0
         self.observation = np.stack([self._environment.reset()] * self._environment.stack)
 
     def step(self, action: int) -> None:
-        stuck = self._steps >= MOST_STEPS
+        stuck = self._steps >= self._most_steps
         if stuck:
             action = int(self._random.integers(self._environment.actions))
         outcome = self._environment.step(action)

@@ -25,10 +25,10 @@ class Constant(torch.nn.Module):
         return self.logits.expand(len(observations), -1, -1)
 
 
-def play(games=3, game="BreakoutNoFrameskip-v4", action=0, when=0, seed=0, **changes):
-    made = Evaluation(game, seed, games, None, changes.get("video", False))
+def play(games=3, game="BreakoutNoFrameskip-v4", when=0, most_steps=5000, video=False):
+    made = Evaluation(game, 0, games, None, most_steps, video)
     actions = 2 if game.startswith("Cart") else 4
-    return made.play(Constant(actions, action), torch.zeros(1), torch.zeros(0), when), made
+    return made.play(Constant(actions, 0), torch.zeros(1), torch.zeros(0), when), made
 
 
 def test_scores_of_a_policy_that_is_known():
@@ -62,13 +62,14 @@ def test_a_whole_game_counts_all_lives():
     assert [over for *_, over in lives].count(True) == 1 and scores[0] >= 0
 
 
-def test_a_policy_that_is_stuck_plays_on_at_random_and_earns_nothing(monkeypatch):
-    monkeypatch.setattr(evaluation, "MOST_STEPS", 3)
-    scores, _ = play(4, "CartPole-v1")
+def test_a_policy_that_is_stuck_plays_on_at_random_and_earns_nothing():
+    scores, _ = play(4, "CartPole-v1", most_steps=3)
     assert (scores == 3).all()
 
 
-@pytest.mark.parametrize(("game", "size"), [("CartPole-v1", None), ("BreakoutNoFrameskip-v4", (160, 210))])
+@pytest.mark.parametrize(
+    ("game", "size"), [("CartPole-v1", None), ("BreakoutNoFrameskip-v4", (160, 210))]
+)
 def test_a_recorded_game_can_be_watched(game, size, monkeypatch):
     pytest.importorskip("pygame") if size is None else None
     monkeypatch.setattr(evaluation, "MOST_PICTURES", 20)

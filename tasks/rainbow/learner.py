@@ -84,9 +84,7 @@ class Learner:
             batch = self._replay.sample(fractions, scalars[0], scalars[1])
             following = self.target(batch.following, target_noise)
             chooser = self.online(batch.following, noise) if self._double else following
-            wanted = targets.target(
-                following, chooser, batch.returns, batch.discounts, self._atoms
-            )
+            wanted = targets.target(following, chooser, batch.returns, batch.discounts, self._atoms)
         logits = targets.choose(self.online(batch.observations, noise), batch.actions)
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
@@ -135,4 +133,6 @@ class Captured:
 
 @torch.no_grad()
 def _copy(source: Network, destination: Network) -> None:
-    torch._foreach_copy_(list(destination.parameters()), list(source.parameters()))
+    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+        list(destination.parameters()), list(source.parameters())
+    )

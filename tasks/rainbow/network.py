@@ -39,7 +39,7 @@ class NoisyLinear(nn.Module):
         """The linear layer that this one is under ``noise``: for many inputs with the same."""
         outputs, inputs = self.weight.shape
         p, q = noise.split([inputs, outputs])
-        plain = PlainLinear(inputs, outputs, device=noise.device)
+        plain = PlainLinear(inputs, outputs, device=noise.device, dtype=self.weight.dtype)
         plain.weight.copy_(torch.addcmul(self.weight, self.weight_sigma, q[:, None] * p))
         plain.bias.copy_(torch.addcmul(self.bias, self.bias_sigma, q))
         return plain
@@ -89,7 +89,9 @@ class Network(nn.Module):
             features, hidden = self.torso(torch.zeros(1, stack, *shape)).shape[1], HIDDEN
         else:
             features = hidden = VECTOR_HIDDEN
-            self.torso = nn.Sequential(nn.Flatten(), nn.Linear(stack * shape[0], features), nn.ReLU())
+            self.torso = nn.Sequential(
+                nn.Flatten(), nn.Linear(stack * shape[0], features), nn.ReLU()
+            )
         self.pixels = len(shape) == 2
 
         def linear(inputs: int, outputs: int) -> NoisyLinear | PlainLinear:

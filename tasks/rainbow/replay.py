@@ -208,10 +208,13 @@ class Replay:
         held = min(self.count, self.capacity)
         numbers = {"count": self.count, "first": self._first, "size": self.size}
         tensors = {
-            name: getattr(self, name)[:held].cpu() for name in ("actions", "rewards", "ends", "ages")
+            name: getattr(self, name)[:held].cpu()
+            for name in ("actions", "rewards", "ends", "ages")
         }
         weights = {"weights": self.tree.weights[:held].cpu(), "greatest": self.greatest.cpu()}
-        frames = {"frames": self.frames[:held].cpu()} if self.log is None else {"log": self.log.sync()}
+        frames = (
+            {"frames": self.frames[:held].cpu()} if self.log is None else {"log": self.log.sync()}
+        )
         return {**numbers, **tensors, **weights, **frames}
 
     def restore(self, state: dict[str, Any]) -> None:

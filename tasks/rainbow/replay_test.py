@@ -19,7 +19,9 @@ def build(**changes):
     settings = {"capacity": 61, "shape": SHAPE, "dtype": np.uint8, "stack": STACK, "n_step": 3,
                 "gamma": GAMMA, "alpha": 0.5, "decay": 0.99, "normalise": False,
                 "device": torch.device("cpu")} | changes  # fmt: skip
-    return Replay(settings.pop("capacity"), settings.pop("shape"), settings.pop("dtype"), **settings)
+    return Replay(
+        settings.pop("capacity"), settings.pop("shape"), settings.pop("dtype"), **settings
+    )
 
 
 class Story:
@@ -185,7 +187,9 @@ def test_importance_weights_and_priorities():
     story.play(5)
     replay.flush()
     new = [i for i in replay.tree.weights.nonzero()[:, 0].tolist() if i not in before]
-    assert replay.tree.weights[new].tolist() == pytest.approx([float(replay.greatest) ** 0.7] * len(new))
+    assert replay.tree.weights[new].tolist() == pytest.approx(
+        [float(replay.greatest) ** 0.7] * len(new)
+    )
 
 
 def test_what_half_a_million_frames_take():

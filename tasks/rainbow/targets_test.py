@@ -49,7 +49,9 @@ def test_projection_against_a_slow_one():
 def test_projection_keeps_the_mass_where_it_hits_an_atom_and_the_mean_inside_the_range():
     p = random_distributions(3, torch.Generator().manual_seed(1))
     # no reward, no discount: every value is an atom
-    torch.testing.assert_close(targets.project(ATOMS.expand(3, -1), p, ATOMS), p, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        targets.project(ATOMS.expand(3, -1), p, ATOMS), p, atol=1e-12, rtol=0
+    )
     # a terminal state: all of the mass at the reward, on one atom and between two
     for reward, where in ((0.0, {25: 1.0}), (1.0, {27: 0.5, 28: 0.5}), (-10.0, {0: 1.0}),
                           (11.0, {50: 1.0})):  # fmt: skip

@@ -66,12 +66,15 @@ class Rainbow(Task):
         epsilon, epsilon_end, epsilon_decay: random actions with probability
             end + (start - end) exp(-t / decay).
         eval_games: full games at an evaluation.
+        eval_most_steps: after so many agent steps in a life the rest of it does not count.
         overlap: emulate during the update; None: where the update is an accelerator's, since on a
             CPU the two would only take cores from each other. The numbers are the same.
         video: record a game at each evaluation.
 
     Raises ValueError that begins with the argument's name.
     """
+
+    support: Tensor  # (atoms,), or one 0 where returns have no distribution
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class Rainbow(Task):
         epsilon_end: float = 0.005,
         epsilon_decay: float = 30_000.0,
         eval_games: int = 20,
+        eval_most_steps: int = 5_000,
         overlap: bool | None = None,
         video: bool = False,
     ) -> None:
@@ -114,6 +118,7 @@ class Rainbow(Task):
         for name, value, least in (
             ("batch", batch, 1), ("train_every", train_every, 1), ("target_every", target_every, 1),
             ("n_step", n_step, 1), ("beta_steps", beta_steps, 1), ("eval_games", eval_games, 1),
+            ("eval_most_steps", eval_most_steps, 1),
             ("atoms", atoms, 2), ("capacity", capacity, n_step + 2 * environment.STACK),
             ("learning_starts", learning_starts, n_step),
         ):  # fmt: skip
@@ -126,7 +131,9 @@ class Rainbow(Task):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: a number from 0 to 1 expected")
         if not epsilon_decay > 0 or not sigma >= 0:
-            name, value = ("sigma", sigma) if epsilon_decay > 0 else ("epsilon_decay", epsilon_decay)
+            name, value = (
+                ("sigma", sigma) if epsilon_decay > 0 else ("epsilon_decay", epsilon_decay)
+            )
             raise ValueError(f"{name}={value}: a positive number expected")
         if not v_min < v_max:
             raise ValueError(f"v_min={v_min}: less than v_max={v_max} expected")
@@ -137,8 +144,8 @@ class Rainbow(Task):
             game, seed, "play", sticky=sticky, life_is_episode=life_is_episode,
             clip_rewards=clip_rewards,
         )  # fmt: skip
-        self._evaluation = Evaluation(game, seed, eval_games, sticky, video)
-        self.double = double
+        self._evaluation = Evaluation(game, seed, eval_games, sticky, eval_most_steps, video)
+        self._double = double
         self.train_every, self.target_every = train_every, target_every
         self.learning_starts, self.gamma, self.n_step = learning_starts, gamma, n_step
         self._capacity = capacity
@@ -185,7 +192,7 @@ class Rainbow(Task):
         kind = self.support.device.type
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
-            replay, learner = self._prepare(half)
+            learner = self._prepare(half)
             learner.refresh()
             until = max(self.agent_steps, self.learning_starts) + self.train_every
             until -= until % self.train_every
@@ -297,15 +304,15 @@ class Rainbow(Task):
 
     # ------------------------------------------------------------ what is made when it is needed
 
-    def _prepare(self, half: bool) -> tuple[Replay, Learner]:
+    def _prepare(self, half: bool) -> Learner:
         if self._replay is None:
             self._replay = self._new_replay()
             self._replay.start(self._playing.reset())
         if self._learner is None or self._learner.half != half:
             self._learner = Learner(
-                self.online, self.target, self.support, self._replay, double=self.double, half=half
+                self.online, self.target, self.support, self._replay, double=self._double, half=half
             )
-        return self._replay, self._learner
+        return self._learner
 
     def _new_replay(self) -> Replay:
         device = self.support.device

@@ -97,7 +97,7 @@ def test_loss_and_gradients_against_a_plain_computation():
         for k in (0, 2):
             y = x
             for layer, part in zip(layers[k : k + 2], parts[k : k + 2], strict=True):
-                rows, columns = layer.weight.shape
+                columns = layer.weight.shape[1]
                 p, q = part[:columns], part[columns:]
                 weight = layer.weight.double() + layer.weight_sigma.double() * torch.outer(q, p)
                 y = F.linear(y, weight, layer.bias.double() + layer.bias_sigma.double() * q)
@@ -178,20 +178,24 @@ def test_every_part_can_be_switched(changes):
     assert len(task.online.heads) == 1 + changes.get("dueling", False)
 
 
+def listen(task, acted):
+    """Note the agent steps whose action is the network's."""
+    act = task._learner.act
+    task._learner.act = lambda *given: acted.append(task.agent_steps) or act(*given)
+
+
 def test_the_order_of_events():
     """Agent steps, updates, copies to the target network, epsilon: when, and how often."""
     task = build(target_every=50, epsilon=1.0, epsilon_end=0.0, epsilon_decay=1e-9)
     acted, copies = [], []
-    task.target.load_state_dict, load = lambda s: copies.append(task.agent_steps) or load(s), (
-        task.target.load_state_dict
-    )
+    load = task.target.load_state_dict
+    task.target.load_state_dict = lambda s: copies.append(task.agent_steps) or load(s)
     optimizer = adam(task)
     for update in range(30):
         train(task, optimizer, 1)
         if update == 0:
             assert task.agent_steps == 44  # learning starts after 40, at the next multiple of 4
-            act = task._learner.act
-            task._learner.act = lambda *given: acted.append(task.agent_steps) or act(*given)
+            listen(task, acted)
     assert task.agent_steps == 44 + 29 * 4
     assert copies == [50, 100, 150]
     assert acted == list(range(45, 161))  # epsilon has decayed: each action is the network's
@@ -199,8 +203,7 @@ def test_the_order_of_events():
     task = build(epsilon=0.5, epsilon_end=0.5)
     train(task, optimizer := adam(task), 1)
     acted.clear()
-    act = task._learner.act
-    task._learner.act = lambda *given: acted.append(task.agent_steps) or act(*given)
+    listen(task, acted)
     train(task, optimizer, 100)
     assert 150 < len(acted) < 250
 
