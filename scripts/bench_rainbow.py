@@ -2,8 +2,8 @@
 
     python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel]
 
-Every action is the network's (epsilon 0), as it is in all but the first steps of a run; evaluation
-is not in it. fp32 and bf16 take turns. The floor is what cannot be overlapped away: the update's
+Once the replay is filled, every action is the network's (epsilon 0), as in all but the first steps
+of a run; evaluation is not in it. fp32 and bf16 take turns. The floor is what cannot be overlapped away: the update's
 arithmetic at the speed of a large matrix product in that precision, plus the emulation and the
 actions of train_every steps, of which a GPU can hide one emulation behind the update.
 """
@@ -32,7 +32,8 @@ class Run:
 
     def __init__(self, setting: str, half: bool, device: torch.device) -> None:
         cfg = compose_config([f"task={setting}"]).task
-        changes = {"capacity": 20_000, "learning_starts": 1_000, "epsilon": 0.0, "epsilon_end": 0.0}
+        changes = {"capacity": 20_000, "learning_starts": 1_000}
+        changes |= {"epsilon": 1.0, "epsilon_end": 0.0, "epsilon_decay": 100.0}
         self.task: Rainbow = instantiate(cfg, seeds=[0], _convert_="all", **changes).to(device)
         self.optimizer = torch.optim.Adam(
             self.task.online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True
