@@ -114,14 +114,15 @@ def budget(optimizer: str, each: pd.DataFrame, config: Mapping[str, Any], **fixe
     )  # fmt: skip
 
 
-def draw_curve(ax: Axes, curve: pd.DataFrame, look: style.Mark) -> None:
+def draw_curve(ax: Axes, curve: pd.DataFrame, look: style.Mark, band: float = 0.18) -> None:
+    """IQM with its interval, a band of opacity ``band``."""
     curve = curve.sort_values("agent_steps")
     x = curve.agent_steps.to_numpy()
     ax.plot(x, curve.value, color=look.colour, linestyle=look.linestyle, linewidth=look.width,
             marker=look.marker if len(x) < 15 else None, markersize=3.5,
             zorder=3 - 0.1 * look.width)  # fmt: skip
     if np.isfinite(curve[["low", "high"]].to_numpy()).all():
-        ax.fill_between(x, curve.low, curve.high, color=look.colour, alpha=0.18, linewidth=0)
+        ax.fill_between(x, curve.low, curve.high, color=look.colour, alpha=band, linewidth=0)
 
 
 def draw_published(ax: Axes, optimizer: str, last: float) -> None:

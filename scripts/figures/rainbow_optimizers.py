@@ -100,7 +100,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                                 wspace=0.25, width_ratios=(1.35, 1))  # fmt: skip
         ax = fig.add_subplot(grid[:, 0])
         for name in names:
-            learning_curves.draw_curve(ax, pick(curves, curves.optimizer == name), style.mark(name))
+            band = 0.2 if name == SUBJECT else 0.06  # six of them lie upon each other
+            learning_curves.draw_curve(ax, pick(curves, curves.optimizer == name),
+                                       style.mark(name), band)  # fmt: skip
         learning_curves.steps_axis(ax, config["agent_steps"])
         ax.set_ylabel("return of a game")
         ax.set_title("a  learning curves", loc="left")
