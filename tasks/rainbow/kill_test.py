@@ -13,7 +13,7 @@ SETTING = ["task=rainbow", "optimizer=laprop", "optimizer.lr=1e-3", "steps=12", 
            "task.sticky=0.25", "task.eval_games=1", "task.eval_most_steps=20", "task.overlap=true"]  # fmt: skip
 DRIVER = textwrap.dedent("""
     import os, random, signal, sys, time
-    import torch, tasks.rainbow.task, gymnasium.envs.classic_control
+    import torch._dynamo, tasks.rainbow.task
     from runners import checkpoint, loop, progress, provenance, tracking
     from runners.run import main
     torch.set_num_threads(1)

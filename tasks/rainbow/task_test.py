@@ -51,7 +51,7 @@ def same(one, two):
 ], ids=["cartpole", "cartpole 3-step", "cartpole 5-step", "breakout", "breakout 3-step"])  # fmt: skip
 def test_overlap_changes_no_bit(settings):
     """Emulation during the update, against one after the other."""
-    updates = 25 if "game" not in settings else 150
+    updates = 25 if "game" not in settings else 80
     ends = []
     for overlap in (False, True):
         task = Rainbow([1], **settings, overlap=overlap)
@@ -231,7 +231,7 @@ def test_evaluation_changes_nothing_and_is_the_same_for_every_optimizer():
     (CARTPOLE | {"n_step": 3}, True), (CARTPOLE, False), (BREAKOUT, True), (BREAKOUT, False),
 ])  # fmt: skip
 def test_a_resumed_task_goes_on_to_the_same_bits(tmp_path, settings, on_disk):
-    updates = 8 if "game" not in settings else 60
+    updates = 5 if "game" not in settings else 50
 
     def start():
         task = Rainbow([2], **settings)
