@@ -10,6 +10,7 @@ import torch
 from runners.loop import Progress
 from runners.provenance import made_by_other_code
 from runners.record import FILE_NAME
+from tasks.task import CorruptState
 
 
 def save_checkpoint(
@@ -44,7 +45,9 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
     """Restore ``states`` and ``progress`` in place; returns the record's size at that moment.
 
     None: there is no checkpoint, the run starts at step 0. One that cannot be read is named, set
-    aside as ``checkpoint.pt.corrupt``, and the run starts at step 0 as well.
+    aside as ``checkpoint.pt.corrupt``, and the run starts at step 0 as well; so is one whose task
+    does not find its files (CorruptState). The task comes first in ``states``: nothing is restored
+    by then.
     """
     if not path.exists():
         return None
@@ -60,9 +63,12 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
         return _set_aside(path, f"{FILE_NAME} beside it is damaged: shorter than it was before")
     if made_by_other_code(path.parent):
         return _set_aside(path, "checkpoint of other code than the present")
-    for name, state in states.items():
-        if state is not None:
-            state.load_state_dict(saved[name])
+    try:
+        for name, state in states.items():
+            if state is not None:
+                state.load_state_dict(saved[name])
+    except CorruptState as error:
+        return _set_aside(path, str(error))
     vars(progress).update(content["progress"])
     torch.set_rng_state(content["torch_stream"])
     if torch.cuda.is_available() and "cuda_streams" in content:

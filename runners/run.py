@@ -10,6 +10,7 @@ Read `run` for the straight line from a configuration to a record.
 import errno
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -23,6 +24,7 @@ from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
 from runners.lease import Lease, LeaseLost, hold
 
 CHECKPOINT = "checkpoint.pt"
+TASK_FOLDER = "task"
 RUNNING = "running"  # what a run is for everybody else while another process holds its lease
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # "save and stop"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -78,7 +80,10 @@ def _run_leased(
     states = {"task": task, "optimizer": optimizer, "schedule": schedule}
     if values["force"]:
         (folder / CHECKPOINT).unlink(missing_ok=True)
+    task.folder = folder / TASK_FOLDER
     size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
+    if size is None:  # what lies there belongs to no checkpoint
+        shutil.rmtree(task.folder, ignore_errors=True)
     first_line = provenance(config, task)
     if size is None:
         writer = record.RecordWriter.start(folder, first_line)
@@ -121,6 +126,7 @@ def _run_leased(
         writer.close(status, step=progress.step, diverged=progress.diverged, **more)
         if status in record.FINISHED:
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            shutil.rmtree(task.folder, ignore_errors=True)
     except LeaseLost:
         status = RUNNING
         raise

@@ -341,6 +341,36 @@ CLAIMS += tuple(
     )
 )
 
+_EARLY = "the IQM over seeds of the mean return from 1.0M to 2.0M agent steps"
+CLAIMS += (
+    Claim(
+        "rainbow_ahead_early",
+        "On Breakout Rainbow learns faster with LaProp than with Adam early in training.",
+        "experiment on reinforcement learning; the published curves are single runs",
+        "rainbow_breakout",
+        f"{_EARLY} is larger for LaProp at the same ε (paired bootstrap)",
+        f"{_EARLY} is smaller for LaProp at the same ε (paired bootstrap)",
+    ),
+    Claim(
+        "rainbow_eps_matters",
+        "Adam's ε alone changes how fast it learns Breakout early.",
+        "not a claim of the paper: its authors ran Adam with 1.5e-4 and LaProp with 1e-15",
+        "rainbow_breakout",
+        f"{_EARLY} differs between Adam's two ε (paired bootstrap)",
+        f"it differs by less than {SMALL_GAP:.0%} (equivalence test)",
+    ),
+    Claim(
+        "rainbow_fastest_of_all",
+        "Rainbow learns faster with LaProp than with the others compared.",
+        "not a claim of the paper, which has Adam alone beside it",
+        "rainbow_optimizers",
+        "the IQM over seeds of the mean return over all evaluations is larger for LaProp than for "
+        "each of the others (paired bootstrap)",
+        "it is smaller for LaProp than for one of the others (paired bootstrap, corrected for "
+        "their number)",
+    ),
+)
+
 
 def claims_of(experiment: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.experiment == experiment)

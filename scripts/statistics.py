@@ -157,6 +157,31 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
     return comparison(float(values.mean()), draws, draws, values.size)
 
 
+def interquartile_mean(values: ArrayLike, axis: int = 0) -> Any:
+    """Mean of the middle half (IQM; Agarwal et al. 2021, "Deep RL at the edge of the statistical
+    precipice"): a quarter of the values, rounded down, is cut off at either end."""
+    return stats.trim_mean(np.asarray(values, dtype=float), 0.25, axis=axis)
+
+
+def iqm_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Comparison:
+    """Interquartile mean over seeds with its percentile-bootstrap interval."""
+    values = np.asarray(values, dtype=float)
+    return difference_of_iqms(values, np.zeros_like(values), seed=seed, resamples=resamples)
+
+
+def difference_of_iqms(
+    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+) -> Comparison:
+    """IQM(a) - IQM(b) over common seeds, resampled as pairs."""
+    a, b = _pairs(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
+    if a.ndim != 1 or a.size == 0 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("values must be a non-empty list of finite numbers")
+    index = _resampled(a.size, resamples, seed)
+    draws = interquartile_mean(a[index], axis=1) - interquartile_mean(b[index], axis=1)
+    value = float(interquartile_mean(a) - interquartile_mean(b))
+    return comparison(value, draws, draws, a.size)
+
+
 def order_interval(values: ArrayLike) -> Estimate:
     """Median with its exact, distribution-free interval between two order statistics.
 

@@ -2,9 +2,14 @@
 
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
+
+
+class CorruptState(ValueError):
+    """A state that refers to files of ``Task.folder`` which are not what they were."""
 
 
 class Task(nn.Module):
@@ -22,9 +27,17 @@ class Task(nn.Module):
         replicas: one dict a replica, with its ``seed`` and whatever else tells it from the others
             (for instance ``{"seed": 3, "sigma": 0.08}``), numbers and short names; they become
             columns of the tables.
+        folder: where a task may keep state that is too large to be written anew at every
+            checkpoint; its state dict then says which of the files there belong to it. The runner
+            sets it before a state is loaded and before the first step, asks for a state dict only
+            to save it, deletes the folder when a run starts anew and when it is finished. The task
+            keeps what the last two state dicts need: the last may never have been saved.
+            ``set_extra_state`` raises CorruptState, before it changes anything, where the files are
+            not as they were. None: there is no such place, the state dict holds everything.
     """
 
     replicas: Sequence[dict[str, int | float | str]]
+    folder: Path | None = None
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""

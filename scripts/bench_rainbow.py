@@ -1,0 +1,128 @@
+"""Agent steps a second of Rainbow on an Atari game while it learns, and where the time goes.
+
+    python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel]
+
+Once the replay is filled, every action is the network's (epsilon 0), as in all but the first steps
+of a run; evaluation is not in it. fp32 and bf16 take turns. The floor is what cannot be overlapped away: the update's
+arithmetic at the speed of a large matrix product in that precision, plus the emulation and the
+actions of train_every steps, of which a GPU can hide one emulation behind the update.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch.utils.flop_counter import FlopCounterMode
+
+from runners.config import compose_config
+from scripts.progress import progress
+from tasks.rainbow.task import Rainbow
+
+PARTS = ("emulate", "act", "update", "optimizer")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Run:
+    """One training run whose parts are timed."""
+
+    def __init__(self, setting: str, half: bool, device: torch.device) -> None:
+        cfg = compose_config([f"task={setting}"]).task
+        changes = {"capacity": 20_000, "learning_starts": 1_000}
+        changes |= {"epsilon": 1.0, "epsilon_end": 0.0, "epsilon_decay": 100.0}
+        self.task: Rainbow = instantiate(cfg, seeds=[0], _convert_="all", **changes).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.task.online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True
+        )
+        self._half, self._device = half, device
+        self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.update()  # fills the replay
+        assert self.task._learner is not None
+        self._time(self.task._playing, "step", "emulate")
+        self._time(self.task._learner, "act", "act")
+        self._time(self.task._learner, "update", "update")
+        self._time(self.optimizer, "step", "optimizer")
+
+    def update(self) -> None:
+        """One optimizer step, as the training loop does it."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            loss = self.task.loss()
+        self.task.backward(loss, torch.ones_like(loss))
+        self.optimizer.step()
+
+    def flops(self) -> int:
+        """Floating-point operations of one update, counted by torch."""
+        with FlopCounterMode(display=False) as counter:
+            self.task._draw()
+        return counter.get_total_flops()
+
+    def _time(self, owner: Any, method: str, part: str) -> None:
+        plain: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*given: Any) -> Any:
+            start = time.perf_counter()
+            result = plain(*given)
+            self.spent[part] += time.perf_counter() - start
+            return result
+
+        setattr(owner, method, timed)
+
+
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def flops_a_second(dtype: torch.dtype, device: torch.device) -> float:
+    """Of a large matrix product; the best of several."""
+    a = torch.randn(2048, 2048, device=device).to(dtype)
+    best = min(seconds(lambda: a @ a, device) for _ in range(8))
+    return 2 * 2048**3 / best
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each precision (default 5)")
+    parser.add_argument("--updates", type=int, default=20, help="updates a turn (default 20)")
+    parser.add_argument("--setting", default="rainbow", choices=("rainbow", "rainbow_hessel"))
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.updates) < 1:
+        parser.error("--rounds and --updates: whole numbers >= 1 expected")
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
+          f"{arguments.setting}")  # fmt: skip
+    runs = {name: Run(arguments.setting, name == "bf16", device) for name in PRECISIONS}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in progress(range(-1, arguments.rounds), "rounds"):
+        for name, run in runs.items():
+            if round_ <= 0:
+                run.spent = dict.fromkeys(PARTS, 0.0)
+            spent = seconds(
+                lambda run=run: [run.update() for _ in range(arguments.updates)], device
+            )
+            if round_ >= 0:
+                times[name].append(spent / arguments.updates)
+    print(f"{'':6}{'steps/s':>9}{'floor':>9}{'ms an update, of which:':>26}"
+          + "".join(f"{part:>11}" for part in PARTS) + f"{'GFLOP':>8}{'GFLOP/s':>9}")  # fmt: skip
+    for name, run in runs.items():
+        every, whole = run.task.train_every, statistics.median(times[name])
+        parts = {p: run.spent[p] / arguments.rounds / arguments.updates for p in PARTS}
+        work, speed = run.flops(), flops_a_second(PRECISIONS[name], device)
+        hidden = parts["emulate"] / every if device.type == "cuda" else 0.0
+        floor = work / speed + parts["emulate"] - hidden + parts["act"]
+        print(f"{name:6}{every / whole:9.0f}{every / floor:9.0f}{1e3 * whole:26.1f}"
+              + "".join(f"{1e3 * parts[part]:11.2f}" for part in PARTS)
+              + f"{work / 1e9:8.2f}{speed / 1e9:9.0f}", flush=True)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Rainbow with six optimizers at one lr: learning curves, what they come to, profiles over seeds.
+
+Fixed before running: compared is the mean return over all evaluations but the first, which is
+before any learning, paired over seeds.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from scripts import claims
+from scripts.claims import Verdict
+from scripts.figures import learning_curves, style
+from scripts.figures.training import few, pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SUBJECT = "rainbow_optimizers", "laprop"
+BY = ("optimizer",)
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = learning_curves.config(values)
+    return found | {"eps": values["sweeps"]["all"]["optimizer.eps"][0]}
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`curves`: IQM by agent step; `whole`: of each seed, the mean return over the evaluations;
+    `scores`: their IQM; `profiles`: the fraction of seeds above each return."""
+    runs = learning_curves.returns(tidy, BY)
+    whole = learning_curves.window(runs, 1, config["agent_steps"])
+    levels = np.linspace(0, float(whole.value.max()), 101)
+    profiles = [
+        {"optimizer": name, "level": level, "fraction": float((cell.value > level).mean())}
+        for (name,), cell in whole.groupby(list(BY), observed=True)
+        for level in levels
+    ]
+    return {
+        "curves": learning_curves.curves(runs, BY),
+        "whole": whole,
+        "scores": learning_curves.scores(whole, BY),
+        "profiles": pd.DataFrame(profiles),
+    }
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    whole = tables["whole"]
+    arms = {name: cell for (name,), cell in whole.groupby(list(BY), observed=True)}
+    (claim,) = claims.claims_of(EXPERIMENT)
+    setting = f"{config['game']}, lr {config['lr']:g}"
+    budgets = [learning_curves.budget(name, cell, config, **_fixed(tidy, name))
+               for name, cell in arms.items()]  # fmt: skip
+    told = claims.budget_text(budgets)
+    if refusal := claims.gate(budgets):
+        return [claims.inconclusive(claim, setting, refusal, budget=told, refused=True)]
+    if verdict := few(claim, setting, len(arms[SUBJECT])):
+        return [verdict]
+    others = {name: learning_curves.paired(arms[SUBJECT], cell)
+              for name, cell in arms.items() if name != SUBJECT}  # fmt: skip
+    closest = min(others, key=lambda name: others[name].value)
+    order = tables["scores"].sort_values("value", ascending=False)
+    ranks = ", ".join(f"{style.mark(arm.optimizer).label} {arm.value:.3g}"
+                      for arm in order.itertuples())  # fmt: skip
+    verdict = claims.judge(
+        claim, setting, p_for=max(other.p_above(0) for other in others.values()),
+        p_against=min(1.0, len(others) * min(other.p_below(0) for other in others.values())),
+        effect=others[closest],
+        effect_unit=f"points a game more than {style.mark(closest).label}, the best of the others",
+        budget=told, sentence=f"IQM of the mean return over the evaluations: {ranks}.",
+    )  # fmt: skip
+    return claims.settle([verdict])
+
+
+def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
+    """The hyper-parameters that must agree where two optimizers both have them."""
+    mine = pick(tidy, tidy.optimizer == name).iloc[0]
+    return {key: float(mine[key]) for key in ("lr", "eps", "beta1", "beta2")
+            if key in tidy and pd.notna(mine[key])}  # fmt: skip
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    curves, scores, profiles = tables["curves"], tables["scores"], tables["profiles"]
+    names = style.in_order(scores.optimizer)
+    looks = [style.mark(name) for name in names]
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 4.7))
+        fig.text(0.01, 0.985, f"Rainbow with six optimizers{config['note']}", fontsize=11,
+                 fontweight="bold", va="top")  # fmt: skip
+        style.legend(fig, names, top=0.95)
+        grid = fig.add_gridspec(2, 2, left=0.075, right=0.985, top=0.84, bottom=0.24, hspace=0.72,
+                                wspace=0.25, width_ratios=(1.35, 1))  # fmt: skip
+        ax = fig.add_subplot(grid[:, 0])
+        for name in names:
+            band = 0.2 if name == SUBJECT else 0.06  # six of them lie upon each other
+            learning_curves.draw_curve(ax, pick(curves, curves.optimizer == name),
+                                       style.mark(name), band)  # fmt: skip
+        learning_curves.steps_axis(ax, config["agent_steps"])
+        ax.set_ylabel("return of a game")
+        ax.set_title("a  learning curves", loc="left")
+        ax = fig.add_subplot(grid[0, 1])
+        learning_curves.draw_scores(ax, scores.set_index("optimizer").loc[names].reset_index(),
+                                    looks)  # fmt: skip
+        ax.set_title("b  mean over the evaluations", loc="left")
+        ax.set_xlabel("IQM over seeds of the mean return")
+        ax = fig.add_subplot(grid[1, 1])
+        for name, look in zip(names, looks, strict=True):
+            own = pick(profiles, profiles.optimizer == name)
+            ax.plot(own.level, own.fraction, color=look.colour, linestyle=look.linestyle,
+                    linewidth=look.width, drawstyle="steps-post", zorder=3 - 0.1 * look.width)  # fmt: skip
+        ax.set(xlabel="mean return τ", ylabel="fraction above τ", ylim=(-0.03, 1.05))
+        ax.set_title("c  performance profiles", loc="left")
+        fig.text(0.01, 0.012, _caption(curves, config), fontsize=7, va="bottom", linespacing=1.3)
+    return fig
+
+
+def _caption(curves: pd.DataFrame, config: Config) -> str:
+    seeds = int(curves.n.min())
+    mu, nu = config["betas"]
+    band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
+    text = (
+        f"Scale {config['scale']}{config['note']}: n = {seeds} seeds, {config['agent_steps']:,} agent steps; "
+        f"lr {config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), ε = {config['eps']:g} for all that have "
+        f"them, nothing is tuned. a, b: interquartile mean over seeds of the mean of "
+        f"{config['games']} whole games at ε-greedy 0; {band}. b, c: the mean over all evaluations "
+        "but the first, which is before any learning. Only LaProp and Adam are in the paper."
+    )
+    return textwrap.fill(text, 142)

@@ -1,0 +1,138 @@
+"""Online and target network: acting, and the gradient of one update, plain or as a CUDA graph."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tasks.rainbow import targets
+from tasks.rainbow.network import Network
+from tasks.rainbow.replay import Replay
+
+PRIORITY_FLOOR = 1e-7  # added to a loss, so that every sample can come again
+
+
+class Update(NamedTuple):
+    loss: Tensor  # ()
+    gradients: list[Tensor]  # of the online network's parameters, in float32
+    indices: Tensor  # (B,) of the samples
+    priorities: Tensor  # (B,) that they are to get
+
+
+class Learner:
+    """What is done with the networks in training, in the precision of the run.
+
+    In bf16 both networks have working copies, which are what acts and learns; the optimizer keeps
+    the parameters themselves in float32. Losses, targets and sampling are float32 or better.
+    """
+
+    def __init__(
+        self, online: Network, target: Network, atoms: Tensor, replay: Replay, *, double: bool,
+        half: bool,
+    ) -> None:  # fmt: skip
+        self.half = half
+        self._masters = (online, target)
+        dtype = torch.bfloat16 if half else torch.float32
+        self.online, self.target = (
+            (copy.deepcopy(online).to(dtype), copy.deepcopy(target).to(dtype))
+            if half
+            else (online, target)
+        )
+        self._atoms, self._replay, self._double = atoms, replay, double
+        self._parameters = list(self.online.parameters())
+        device = atoms.device
+        self._act = Captured(self._best_action, device)
+        self._update = Captured(self._gradients, device)
+        self._commit = Captured(replay.update, device)
+        self.refresh_target()
+
+    def refresh(self) -> None:
+        """After a step of the optimizer."""
+        if self.half:
+            _copy(self._masters[0], self.online)
+
+    def refresh_target(self) -> None:
+        """After the target network was changed."""
+        if self.half:
+            _copy(self._masters[1], self.target)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, noise: Tensor) -> int:
+        """The best action in ``observation`` (1, stack, *shape)."""
+        return int(self._act(observation, noise).item())
+
+    def update(
+        self, fractions: Tensor, size: float, beta: float, noise: Tensor, target_noise: Tensor
+    ) -> Update:
+        """Draw a batch and return its loss and gradients; nothing is changed by it."""
+        scalars = torch.tensor([size, beta], dtype=torch.float64)
+        return self._update(fractions, scalars, noise, target_noise)
+
+    def commit(self, update: Update) -> None:
+        """Give the samples of ``update`` their new priorities."""
+        self._commit(update.indices, update.priorities)
+
+    def _best_action(self, observation: Tensor, noise: Tensor) -> Tensor:
+        return targets.q_values(self.online(observation, noise), self._atoms).argmax(1)
+
+    def _gradients(
+        self, fractions: Tensor, scalars: Tensor, noise: Tensor, target_noise: Tensor
+    ) -> Update:
+        with torch.no_grad():
+            batch = self._replay.sample(fractions, scalars[0], scalars[1])
+            following = self.target(batch.following, target_noise)
+            chooser = self.online(batch.following, noise) if self._double else following
+            wanted = targets.target(following, chooser, batch.returns, batch.discounts, self._atoms)
+        logits = targets.choose(self.online(batch.observations, noise), batch.actions)
+        each = targets.losses(logits, wanted)
+        loss = (batch.weights * each).mean()
+        gradients = torch.autograd.grad(loss, self._parameters)
+        priorities = each.detach().clamp(min=0) + PRIORITY_FLOOR
+        return Update(loss.detach(), [g.float() for g in gradients], batch.indices, priorities)
+
+
+class Captured:
+    """A function of tensors that becomes a CUDA graph after WARM_UP calls; on a CPU it is called.
+
+    What it returns is overwritten by the next call.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
+        self._function, self._device = function, device
+        self._inputs: list[Tensor] = []
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._outputs: Any = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        if self._device.type != "cuda":
+            return self._function(*inputs)
+        if not self._inputs:
+            self._inputs = [torch.empty_like(x, device=self._device) for x in inputs]
+        for held, new in zip(self._inputs, inputs, strict=True):
+            held.copy_(new if new.is_cuda else new.pin_memory(), non_blocking=True)
+        self._calls += 1
+        if self._calls <= self.WARM_UP:  # on a stream of its own, as capturing asks for
+            side, present = torch.cuda.Stream(), torch.cuda.current_stream()
+            side.wait_stream(present)
+            with torch.cuda.stream(side):
+                outputs = self._function(*self._inputs)
+            present.wait_stream(side)
+            return outputs
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._outputs = self._function(*self._inputs)
+        self._graph.replay()
+        return self._outputs
+
+
+@torch.no_grad()
+def _copy(source: Network, destination: Network) -> None:
+    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+        list(destination.parameters()), list(source.parameters())
+    )
