@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.iwslt_transformer.text import EOS, PAD
+from tasks.iwslt_transformer.text import EOS
 
 MULTIPLE = 8  # of sentences in a batch, as far as that goes
 
@@ -40,6 +40,9 @@ class Sentences:
     def __getitem__(self, i: int) -> np.ndarray:
         return self.flat[self.starts[i] : self.starts[i + 1]]
 
+    def head(self, count: int) -> "Sentences":
+        return Sentences(self.flat[: self.starts[count]], self.starts[: count + 1])
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -57,6 +60,10 @@ class Pairs:
         """Of the longer side, EOS included: what ``max_tokens`` counts."""
         return np.maximum(self.source.lengths, self.target.lengths)
 
+    def head(self, count: int) -> "Pairs":
+        """The first ``count`` of them."""
+        return Pairs(self.source.head(count), self.target.head(count), self.references[:count])
+
 
 def grouped(pairs: Pairs, max_tokens: int, seed: int | None) -> list[np.ndarray]:
     """The batches of a split, each the indices of its sentences.
@@ -71,7 +78,6 @@ def grouped(pairs: Pairs, max_tokens: int, seed: int | None) -> list[np.ndarray]
         order = np.random.RandomState(seed + 1).permutation(len(pairs))
     order = order[np.argsort(pairs.target.lengths[order], kind="stable")]
     order = order[np.argsort(pairs.source.lengths[order], kind="stable")]
-    lengths = pairs.lengths[order]
     ends = _ends(pairs.lengths[order], max_tokens)
     batches = np.split(order, ends[:-1])
     if seed is not None and len(batches[-1]) % MULTIPLE:
@@ -129,6 +135,13 @@ class Packed:
     mask: Tensor | None
     shape: tuple[int, int]
 
+    def to(self, device: torch.device) -> "Packed":
+        if device.type == "cpu":
+            return self
+        values = [getattr(self, field.name) for field in fields(self)]
+        return Packed(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+                        for v in values))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -139,10 +152,8 @@ class Batch:
     target: Tensor  # (N,) int64, the pieces to predict
 
     def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        return Batch(_moved(self.source, device), _moved(self.shifted, device),
-                     self.target.to(device, non_blocking=True))  # fmt: skip
+        target = self.target.to(device, non_blocking=True)
+        return Batch(self.source.to(device), self.shifted.to(device), target)
 
 
 def pack(sentences: Sequence[np.ndarray]) -> Packed:
@@ -166,17 +177,3 @@ def batch(pairs: Pairs, indices: np.ndarray) -> Batch:
     shifted = [np.concatenate([[EOS], target[:-1]]) for target in targets]
     target = torch.from_numpy(np.concatenate(targets).astype(np.int64))
     return Batch(pack([pairs.source[i] for i in indices]), pack(shifted), target)
-
-
-def rectangle(packed: Packed) -> Tensor:
-    """(B, L) int64, PAD where there is no token."""
-    if packed.places is None:
-        return packed.tokens.view(packed.shape)
-    filled = packed.tokens.new_full((packed.shape[0] * packed.shape[1],), PAD)
-    return filled.index_copy(0, packed.places, packed.tokens).view(packed.shape)
-
-
-def _moved(packed: Packed, device: torch.device) -> Packed:
-    values = [getattr(packed, field.name) for field in fields(packed)]
-    return Packed(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
-                    for v in values))  # fmt: skip

@@ -16,7 +16,7 @@ CHUNK = 512  # tokens
 
 class _Smoothed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, weight, target, eps):  # noqa: ANN001, ANN205
+    def forward(ctx, states, weight, target, eps):
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         symbols = len(weight)
         each = eps / (symbols - 1)
@@ -49,7 +49,7 @@ class _Smoothed(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx, *grads):  # noqa: ANN001, ANN205
+    def backward(ctx, *grads):
         grad_states, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return (grad_states * scale.to(grad_states.dtype),

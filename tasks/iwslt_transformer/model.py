@@ -191,12 +191,12 @@ class _Padded(torch.autograd.Function):
     """Rows to their places in a larger, else zero matrix; the gradient is `_Unpadded`."""
 
     @staticmethod
-    def forward(ctx, x, places, rows):  # noqa: ANN001, ANN205
+    def forward(ctx, x, places, rows):
         ctx.save_for_backward(places)
         return x.new_zeros(rows, x.shape[1]).index_copy_(0, places, x)
 
     @staticmethod
-    def backward(ctx, *grad):  # noqa: ANN001, ANN205
+    def backward(ctx, *grad):
         (places,) = ctx.saved_tensors
         return grad[0].index_select(0, places), None, None
 
@@ -205,13 +205,13 @@ class _Unpadded(torch.autograd.Function):
     """The rows at different places; autograd's own gradient would add, one row after the other."""
 
     @staticmethod
-    def forward(ctx, x, places):  # noqa: ANN001, ANN205
+    def forward(ctx, x, places):
         ctx.save_for_backward(places)
         ctx.rows = len(x)
         return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx, *grad):  # noqa: ANN001, ANN205
+    def backward(ctx, *grad):
         (places,) = ctx.saved_tensors
         zeros = grad[0].new_zeros(ctx.rows, grad[0].shape[1])
         return zeros.index_copy_(0, places, grad[0]), None

@@ -92,19 +92,14 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
-    try:
-        return [line.removesuffix("\r") for line in content.decode().removesuffix("\n").split("\n")
-                ] if content else []  # fmt: skip
-    except UnicodeDecodeError:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x} at column "
-                    f"{error.start + 1})"
-                ) from None
-        raise
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(line.removesuffix(b"\r").decode())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x} at byte "
+                            f"{error.start + 1} of the line)") from None  # fmt: skip
+    return found
 
 
 def read_pairs(folder: Path, split: str) -> tuple[list[str], list[str]]:
