@@ -1,7 +1,7 @@
 """From the records of an experiment to the tidy table: one row a measured value.
 
 Columns: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
-as ``beta1`` and ``beta2``), run (the key), phase (``tune`` or ``report``, by the seed), seed,
+as ``beta1`` and ``beta2``) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
 replica, what else tells replicas apart (``sigma``, ...), step, metric, value. The metrics are the
 task's, and ``diverged_at`` for replicas that did. Times are not in it: the same configuration
 gives the same table, byte for byte.
@@ -66,6 +66,7 @@ def _table(found: record.Record, experiment: str) -> pd.DataFrame:
     own = {name: column.to_numpy()[replica] for name, column in replicas.items()}
     constant = {"experiment": experiment, "task": names["task"], "optimizer": names["optimizer"]}
     constant |= _hyper_parameters(provenance["values"]["optimizer"])
+    constant |= _hyper_parameters(provenance["values"]["schedule"])
     phase = np.where(own["seed"] >= TUNING_SEEDS_START, "tune", "report")
     return pd.DataFrame(
         {
@@ -104,9 +105,9 @@ def _long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def _hyper_parameters(optimizer: dict[str, Any]) -> dict[str, Any]:
+def _hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in optimizer.items():
+    for name, value in group.items():
         if name.startswith("_"):
             continue
         if name == "betas":

@@ -56,6 +56,8 @@ class IwsltTransformer(Task):
         valid_loss: the same measure on the validation set, without dropout.
         valid_ppl: 2 to the unsmoothed loss in bits per token.
         bleu: of the detokenised translations, as sacrebleu's command line computes it.
+        context_free_loss: of the best prediction that looks at no context, as train_loss; a model
+            that stays there has learned how frequent each piece is, and no more.
         padding: fraction of the rectangles of the batches of the last window that is padding.
     """
 
@@ -112,6 +114,7 @@ class IwsltTransformer(Task):
         shape = Shape(width, feed_forward, heads, layers, dropout)
         torch.manual_seed(self.seed)
         self.model = Transformer(len(self.source), len(self.target), shape)
+        self.context_free_loss = context_free_loss(self.pairs, len(self.target), label_smoothing)
         self.step = 0
         # loss, unsmoothed loss (nats), target tokens, filled and all places of the rectangles
         self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
@@ -209,6 +212,7 @@ class IwsltTransformer(Task):
             "train_loss": train[0] * BITS,
             "valid_loss": sums[0] / sums[2] * BITS,
             "valid_ppl": (sums[1] / sums[2]).exp(),
+            "context_free_loss": torch.tensor(self.context_free_loss),
             "padding": 1 - self.sums[3] / self.sums[4],
         }
         if self.bleu_sentences:
@@ -243,6 +247,18 @@ class IwsltTransformer(Task):
         self.step = state["step"]  # type: ignore[assignment]
         device = self.sums.device
         self.snapshots = [s.to(device) for s in state["snapshots"]]  # type: ignore[attr-defined]
+
+
+def context_free_loss(pairs: Pairs, symbols: int, eps: float) -> float:
+    """The least smoothed loss, bits per token, of one distribution for all places.
+
+    It is the entropy of what it should predict on average: the frequencies of the targets,
+    smoothed as the loss smooths them.
+    """
+    counts = np.bincount(pairs.target.flat, minlength=symbols) / len(pairs.target.flat)
+    each = eps / (symbols - 1)
+    wanted = (1 - eps - each) * counts + each
+    return float(-(wanted * np.log2(wanted, where=wanted > 0, out=np.zeros(symbols))).sum())
 
 
 def _sizes(made: Batch) -> list[int]:

@@ -91,13 +91,18 @@ def read_lines(path: Path) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, name: str) -> list[str]:
+    """The lines of a file's ``content``; raises DataError with ``name`` and line."""
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     found = []
     for number, line in enumerate(lines, 1):
         try:
             found.append(line.removesuffix(b"\r").decode())
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x} at byte "
+            raise DataError(f"{name}:{number}: not UTF-8 (byte {line[error.start]:#04x} at byte "
                             f"{error.start + 1} of the line)") from None  # fmt: skip
     return found
 
