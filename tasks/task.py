@@ -25,6 +25,7 @@ class Task(nn.Module):
     """
 
     replicas: Sequence[dict[str, int | float | str]]
+    distributed = False  # whether several processes of torch.distributed may share its steps
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""

@@ -31,8 +31,6 @@ def translate(
     model: Transformer, pairs: Pairs, target: Dictionary, beam: int, max_tokens: int, step: int
 ) -> Translation:
     """Translate all of ``pairs`` by beam search; at most 1.2 pieces a source piece, and 10 more."""
-    from sacrebleu.metrics.bleu import BLEU
-
     words = [""] * len(pairs)
     device = next(model.parameters()).device
     for indices in grouped(pairs, max(max_tokens // beam, int(pairs.lengths.max())), None):
@@ -40,8 +38,13 @@ def translate(
         longest = int(1.2 * source.shape[1] + 10)
         for i, pieces in zip(indices, search(model, source, beam, longest), strict=True):
             words[i] = target.decode(pieces)
-    hypotheses = detokenize(words, TARGET)
+    return scored(detokenize(words, TARGET), list(pairs.references), step)
+
+
+def scored(hypotheses: list[str], references: list[str], step: int) -> Translation:
+    """BLEU with sacrebleu's defaults, as its command line has them."""
+    from sacrebleu.metrics.bleu import BLEU
+
     metric = BLEU()
-    score = metric.corpus_score(hypotheses, [list(pairs.references)])
-    return Translation(step, hypotheses, list(pairs.references), score.score,
-                       str(metric.get_signature()))  # fmt: skip
+    score = metric.corpus_score(hypotheses, [references]).score
+    return Translation(step, hypotheses, references, score, str(metric.get_signature()))

@@ -9,6 +9,7 @@ here it is drawn without padding. The learning rate is the schedule's (``polynom
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class IwsltTransformer(Task):
         torch.manual_seed(self.seed)
         self.model = Transformer(len(self.source), len(self.target), shape)
         self.context_free_loss = context_free_loss(self.pairs, len(self.target), label_smoothing)
-        self.step = 0
+        self.step: int = 0
         # loss, unsmoothed loss (nats), target tokens, filled and all places of the rectangles
         self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
         self.snapshots: list[Tensor] = []  # of all weights, at the ends of the last windows
@@ -240,13 +241,12 @@ class IwsltTransformer(Task):
 
     # ------------------------------------------------------------------ state
 
-    def get_extra_state(self) -> dict[str, object]:
+    def get_extra_state(self) -> dict[str, Any]:
         return {"step": self.step, "snapshots": list(self.snapshots)}
 
-    def set_extra_state(self, state: dict[str, object]) -> None:
-        self.step = state["step"]  # type: ignore[assignment]
-        device = self.sums.device
-        self.snapshots = [s.to(device) for s in state["snapshots"]]  # type: ignore[attr-defined]
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.snapshots = [s.to(self.sums.device) for s in state["snapshots"]]
 
 
 def context_free_loss(pairs: Pairs, symbols: int, eps: float) -> float:

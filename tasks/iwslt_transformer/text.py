@@ -152,8 +152,7 @@ def segmented(folder: Path, merges: int, data_dir: Path) -> Path:
                 draft = made.with_suffix(".draft")
                 shutil.rmtree(draft, ignore_errors=True)  # of a killed process; the lock is ours
                 draft.mkdir()
-                words = {split: tuple(tokenize(lines, language) for lines, language
-                                      in zip(pair, (SOURCE, TARGET), strict=True))
+                words = {split: (tokenize(pair[0], SOURCE), tokenize(pair[1], TARGET))
                          for split, pair in texts.items()}  # fmt: skip
                 write_segmented(draft, words, merges)
                 os.replace(draft, made)
