@@ -1,5 +1,6 @@
 """From a corpus's name or folder to numbered sentence pairs and two dictionaries."""
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,10 +58,7 @@ def load(name: str, data_dir: Path, merges: int) -> Corpus:
         DataError: one line, with file and line where there is one.
     """
     if name == numbers.NAME:
-        lines = {split: numbers.sentences(split) for split in SPLITS}
-        references = {split: text.detokenize(map(text.join_pieces, pair[1]), TARGET)
-                      for split, pair in lines.items() if split != "train"}  # fmt: skip
-        return _numbered(name, lines, references, Path(name))
+        return _generated()
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise DataError(f"corpus={name}: '{numbers.NAME}' or a folder expected; there is none")
@@ -74,6 +72,14 @@ def load(name: str, data_dir: Path, merges: int) -> Corpus:
     else:
         references = {split: text.read_pairs(folder, split)[1] for split in SPLITS[1:]}
     return _numbered(folder.resolve().name, lines, references, folder)
+
+
+@functools.cache  # a sweep makes it once a process
+def _generated() -> Corpus:
+    lines = {split: numbers.sentences(split) for split in SPLITS}
+    references = {split: text.detokenize(map(text.join_pieces, lines[split][1]), TARGET)
+                  for split in SPLITS[1:]}  # fmt: skip
+    return _numbered(numbers.NAME, lines, references, Path(numbers.NAME))
 
 
 def _numbered(

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.task import stream
 
 NAME = "numbers"
-SIZES = {"train": 20_000, "valid": 400, "test": 400}
+SIZES = {"train": 20_000, "valid": 200, "test": 200}
 
 # fmt: off
 _DE = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn", "elf", "zwölf", "dreizehn", "vierzehn", "fünfzehn", "sechzehn", "siebzehn", "achtzehn", "neunzehn"]
