@@ -10,7 +10,7 @@ The folder lies at the top of the checkout because fairseq puts a user directory
 """
 
 import ast
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,15 +57,19 @@ class _Optimizer(FairseqOptimizer):
     """``optimizer_config`` is what fairseq sets again after loading a checkpoint."""
 
     torch_class: type
-    supports_flat_params = True  # they work element by element
 
     def __init__(self, cfg: Any, params: Any) -> None:
         super().__init__(cfg)
         self._optimizer = self.torch_class(params, **self.optimizer_config)
 
     @property
+    def supports_flat_params(self) -> bool:
+        return True  # they work element by element
+
+    @property
     def lr(self) -> float:
-        return self.cfg.lr[0] if isinstance(self.cfg.lr, Collection) else self.cfg.lr
+        """The first: fairseq has one an epoch, and sets the later ones itself."""
+        return self.cfg.lr[0] if isinstance(self.cfg.lr, Sequence) else self.cfg.lr
 
 
 @register_optimizer("laprop", dataclass=LaPropConfig)

@@ -44,6 +44,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         mean = statistics.mean_interval(cell.value, seed=BOOTSTRAP_SEED)
         rows.append(dict(zip(["optimizer", "lr"], key, strict=True))  # type: ignore[call-overload]
                     | {"n": mean.n, "mean": mean.value, "low": mean.low, "high": mean.high})  # fmt: skip
+    best = report.merge(chosen, how="inner")
     at_best = pick(found, found.phase == "report").merge(chosen, how="inner")
     curves = at_best.groupby(["optimizer", "step"], observed=True)["value"]
     curves = curves.quantile([0.25, 0.5, 0.75]).unstack().reset_index()
@@ -51,7 +52,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     return {
         "tuning": chosen,
         "settings": pd.DataFrame(rows),
-        "final": report.merge(chosen, how="inner")[["optimizer", "lr", "seed", "value", "trained"]],
+        "final": pd.DataFrame(best[["optimizer", "lr", "seed", "value", "trained"]]),
         "curves": curves,
     }
 

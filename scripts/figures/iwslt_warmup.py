@@ -93,7 +93,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     curves.columns = ["optimizer", "lr", "warmup", "step", "q1", "median", "q3"]
     return {
         "settings": pd.DataFrame(rows),
-        "final": final[["optimizer", "lr", "warmup", "seed", "value", "trained"]],
+        "final": pd.DataFrame(final[["optimizer", "lr", "warmup", "seed", "value", "trained"]]),
         "curves": curves,
     }
 

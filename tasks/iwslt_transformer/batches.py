@@ -7,7 +7,7 @@ what fairseq draws from, and its streams are frozen.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -138,9 +138,12 @@ class Packed:
     def to(self, device: torch.device) -> "Packed":
         if device.type == "cpu":
             return self
-        values = [getattr(self, field.name) for field in fields(self)]
-        return Packed(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
-                        for v in values))  # fmt: skip
+        tokens, positions, places, mask = (
+            t if t is None else t.to(device, non_blocking=True)
+            for t in (self.tokens, self.positions, self.places, self.mask)
+        )
+        assert tokens is not None and positions is not None  # they never are
+        return Packed(tokens, positions, places, mask, self.shape)
 
 
 @dataclass(frozen=True)

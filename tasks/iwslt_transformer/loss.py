@@ -34,7 +34,7 @@ class _Smoothed(torch.autograd.Function):
             chosen = logp.gather(1, wanted).sum()
             nll -= chosen
             loss -= kept * chosen + each * logp.sum()
-            if needed:
+            if grad_states is not None and grad_weight is not None:
                 delta = logp.exp_().sub_(each)
                 delta.scatter_add_(1, wanted, delta.new_full(wanted.shape, -kept))
                 delta = delta.to(states.dtype)
