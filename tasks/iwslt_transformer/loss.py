@@ -16,8 +16,7 @@ CHUNK = 512  # tokens
 
 class _Smoothed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, weight, target, eps):
-        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+    def forward(ctx, states, weight, target, eps, needed):
         symbols = len(weight)
         each = eps / (symbols - 1)
         kept = 1 - eps - each
@@ -53,7 +52,7 @@ class _Smoothed(torch.autograd.Function):
         grad_states, grad_weight = ctx.saved_tensors
         scale = grads[0]
         return (grad_states * scale.to(grad_states.dtype),
-                grad_weight * scale.to(grad_weight.dtype), None, None)  # fmt: skip
+                grad_weight * scale.to(grad_weight.dtype), None, None, None)  # fmt: skip
 
 
 def smoothed_loss(
@@ -67,4 +66,6 @@ def smoothed_loss(
         target: (N,) int64.
         eps: how much of the probability is spread over all other symbols.
     """
-    return _Smoothed.apply(states, weight, target, eps)  # type: ignore[return-value]
+    # inside, where autograd is off, nobody could tell whether a gradient is wanted
+    needed = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+    return _Smoothed.apply(states, weight, target, eps, needed)  # type: ignore[return-value]
