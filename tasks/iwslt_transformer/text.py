@@ -12,8 +12,10 @@ import io
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +184,9 @@ def write_segmented(
     # each word once with its count, in the order of the text
     counted = io.StringIO("".join(f"{word} {count}\n" for word, count in counts.items()))
     code = io.StringIO()
-    learn_bpe(counted, code, merges, is_dict=True)
+    # its progress bar writes a line a step where there is no terminal
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        learn_bpe(counted, code, merges, is_dict=True)
     encoder = BPE(io.StringIO(code.getvalue()))
     for split, pair in words.items():
         for language, lines in zip((SOURCE, TARGET), pair, strict=True):
