@@ -167,7 +167,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig.text(0.01, 1 - 0.08 / height, "A translation transformer, without and with warm-up",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
         _legend(fig, names, 1 - 0.3 / height)
-        grid = fig.add_gridspec(len(lrs), len(warmups), left=0.08, right=0.99, wspace=0.16,
+        grid = fig.add_gridspec(len(lrs), len(warmups), left=0.08, right=0.975, wspace=0.16,
                                 top=1 - 0.85 / height, bottom=1.1 / height, hspace=0.35)  # fmt: skip
         for row, lr in enumerate(lrs):
             for column, warmup in enumerate(warmups):
