@@ -32,7 +32,7 @@ setup: .venv/ready
 lock:
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--extra bench --extra cluster --extra dev pyproject.toml -o requirements.lock
+		--extra bench --extra cluster --extra dev --extra fairseq pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv results/runs results/.hydra

@@ -106,7 +106,10 @@ def _read(folder: Path, version: list[int]) -> "tuple[Entry, pa.Table | None]":
         replica, step, metric, value = long(found, len(replicas))
         head = {
             **{name: names[name] for name in ("experiment", "task", "optimizer")},
-            "hyper_parameters": hyper_parameters(found.provenance["values"]["optimizer"]),
+            "hyper_parameters": {
+                **hyper_parameters(found.provenance["values"]["optimizer"]),
+                **hyper_parameters(found.provenance["values"]["schedule"]),
+            },
             "run": found.provenance["key"],
             "replicas": replicas,
         }

@@ -7,7 +7,7 @@ new and changed ones are read (runners/archive.py). Damaged ones are named and l
 exit code is 1.
 
 Columns: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
-as ``beta1`` and ``beta2``), run (the key), phase (``tune`` or ``report``, by the seed), seed,
+as ``beta1`` and ``beta2``) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
 replica, what else tells replicas apart (``sigma``, ...), step, metric, value. The metrics are the
 task's, and ``diverged_at`` for replicas that did. Times are not in it: the same configuration
 gives the same table, byte for byte.
@@ -79,6 +79,7 @@ def _table(found: record.Record, experiment: str) -> "pd.DataFrame":
     own = {name: column.to_numpy()[replica] for name, column in replicas.items()}
     constant = {"experiment": experiment, "task": names["task"], "optimizer": names["optimizer"]}
     constant |= hyper_parameters(provenance["values"]["optimizer"])
+    constant |= hyper_parameters(provenance["values"]["schedule"])
     return pd.DataFrame(
         {
             **{name: np.full(len(value), given) for name, given in constant.items()},
@@ -120,9 +121,9 @@ def long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def hyper_parameters(optimizer: dict[str, Any]) -> dict[str, Any]:
+def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in optimizer.items():
+    for name, value in group.items():
         if name.startswith("_"):
             continue
         if name == "betas":

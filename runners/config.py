@@ -206,8 +206,9 @@ def _check(values: dict[str, Any]) -> None:
     }.items():
         if not _is_int(values[key]) or values[key] < least:
             raise ConfigError(f"{key}={values[key]}: a whole number >= {least} expected")
-    if not _is_int(values["seed"]) or not 0 <= values["seed"] < TUNING_SEEDS_START:
-        raise ConfigError(f"seed={values['seed']}: 0 <= seed < {TUNING_SEEDS_START:,} expected")
+    # from TUNING_SEEDS_START on: a tuning seed of a task that holds one replica
+    if not _is_int(values["seed"]) or values["seed"] < 0:
+        raise ConfigError(f"seed={values['seed']}: a whole number >= 0 expected")
     _check_seeds(values["seeds"])
     if not isinstance(values["force"], bool):
         raise ConfigError(f"force={values['force']}: true or false expected")

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runners import record
+from runners import distributed, record
 from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
 from runners.lease import Lease, LeaseLost, hold
 
@@ -41,6 +41,8 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
         return str(record.read_status(config.folder))
     check_results_dir(config)
     task, optimizer, schedule = _build(config)
+    if not distributed.is_first():
+        return _follow(config, task, optimizer, schedule)
     config.folder.mkdir(parents=True, exist_ok=True)
     try:
         with stop_signals() as stop, hold(config.folder) as lease:
@@ -84,6 +86,7 @@ def _run_leased(
     size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
     if size is None:  # what lies there belongs to no checkpoint
         shutil.rmtree(task.folder, ignore_errors=True)
+    distributed.any_of(False, next(task.parameters()).device)  # the others may load it now
     first_line = provenance(config, task)
     if size is None:
         writer = record.RecordWriter.start(folder, first_line)
@@ -119,7 +122,8 @@ def _run_leased(
             task, optimizer, schedule, progress,
             steps=values["steps"], eval_every=values["eval_every"],
             checkpoint_every=values["checkpoint_every"], precision=values["precision"],
-            write=write, checkpoint=checkpoint, stop=stop,
+            write=write, checkpoint=checkpoint,
+            stop=lambda: distributed.any_of(stop(), next(task.parameters()).device),
         )  # fmt: skip
         lease.check()
         more = {"files": files} if files else {}
@@ -142,6 +146,26 @@ def _run_leased(
     return status
 
 
+def _follow(config: RunConfig, task: Any, optimizer: Any, schedule: Any) -> str:
+    """The part of a process that is not the first: the same steps, nothing written."""
+    from runners.checkpoint import load_checkpoint
+    from runners.loop import Progress, train
+
+    values, progress = config.values, Progress()
+    device = next(task.parameters()).device
+    states = {"task": task, "optimizer": optimizer, "schedule": schedule}
+    distributed.any_of(False, device)  # the first has looked at the checkpoint
+    load_checkpoint(config.folder / CHECKPOINT, config.key, states, progress)
+    with stop_signals() as stop:
+        return train(
+            task, optimizer, schedule, progress,
+            steps=values["steps"], eval_every=values["eval_every"],
+            checkpoint_every=values["checkpoint_every"], precision=values["precision"],
+            write=lambda row: None, checkpoint=lambda: None,
+            stop=lambda: distributed.any_of(stop(), device),
+        )  # fmt: skip
+
+
 def _build(config: RunConfig) -> tuple[Any, Any, Any]:
     """Task, optimizer and schedule on their device, with torch's global stream at the seed."""
     import torch
@@ -153,6 +177,7 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
         raise ConfigError("device=cuda: no CUDA device here; device=cpu or device=auto expected")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = distributed.join(device)
     # On a CPU, arithmetic on numbers below 1e-38 can be a hundred times slower, and the gradients
     # of deep nets are full of them; they count as 0 here, for every optimizer. Threads take the
     # mode of the one that starts them, so it is set before the first of them is at work.
@@ -161,6 +186,8 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
     # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
     with _arguments_checked("task", values):
         task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
+    if distributed.processes() > 1 and not task.distributed:
+        raise ConfigError(f"task={config.names['task']}: runs in one process; without torchrun")
     if not isinstance(getattr(task, "replicas", None), Sequence):
         raise ConfigError(
             f"task={config.names['task']}: its class must set self.replicas, one dict with the "
@@ -241,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _hydra(arguments)
     try:
         if len(overrides) < len(arguments):
+            if distributed.processes() > 1:
+                raise ConfigError("-m: a sweep starts its own processes; without torchrun")
             from runners.sweep import sweep
 
             return sweep(overrides)
@@ -250,13 +279,16 @@ def main(arguments: list[str] | None = None) -> int:
                 f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
             )
         before = record.read_status(config.folder)
-        status = run(config, progress_bar=True)
+        status = run(config, progress_bar=distributed.is_first())
+        distributed.leave()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    if not distributed.is_first():
+        return 0  # the first one tells
     _tell(config, status, skipped=before in record.FINISHED and not config.values["force"])
     if status == record.FAILED:
         line = record.read_last_line(config.folder) or {}

@@ -38,6 +38,7 @@ class Task(nn.Module):
 
     replicas: Sequence[dict[str, int | float | str]]
     folder: Path | None = None
+    distributed = False  # whether several processes of torch.distributed may share its steps
 
     def loss(self) -> Tensor:
         """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""

@@ -1,0 +1,178 @@
+"""Six optimizers on the translation transformer, the learning rate of each from tuning seeds.
+
+The learning rate is the one with the lowest mean training loss over the last window on the tuning
+seeds. A run that diverged counts as one that looks at no context (`iwslt_warmup.losses`).
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts import claims, statistics
+from scripts.claims import Budget, Verdict
+from scripts.figures import iwslt_warmup, style, training
+from scripts.figures.training import pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SETTING, SUBJECT = "iwslt_optimizers", "tuned", "laprop"
+BOOTSTRAP_SEED = 20200212
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    return iwslt_warmup.config(values) | {"warmup": values["schedule"]["warmup"]}
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`tuning`: the chosen learning rates; `final`: the end of each report run at it; `settings`:
+    means with intervals at every lr; `curves`: quartiles against steps at the chosen lr."""
+    found = iwslt_warmup.losses(tidy)
+    final = iwslt_warmup.finals(found)
+    chosen = _chosen(final)
+    rows = []
+    report = pick(final, final.phase == "report")
+    for key, cell in report.groupby(["optimizer", "lr"], observed=True):
+        mean = statistics.mean_interval(cell.value, seed=BOOTSTRAP_SEED)
+        rows.append(dict(zip(["optimizer", "lr"], key, strict=True))  # type: ignore[call-overload]
+                    | {"n": mean.n, "mean": mean.value, "low": mean.low, "high": mean.high})  # fmt: skip
+    best = report.merge(chosen, how="inner")
+    at_best = pick(found, found.phase == "report").merge(chosen, how="inner")
+    curves = at_best.groupby(["optimizer", "step"], observed=True)["value"]
+    curves = curves.quantile([0.25, 0.5, 0.75]).unstack().reset_index()
+    curves.columns = ["optimizer", "step", "q1", "median", "q3"]
+    return {
+        "tuning": chosen,
+        "settings": pd.DataFrame(rows),
+        "final": pd.DataFrame(best[["optimizer", "lr", "seed", "value", "trained"]]),
+        "curves": curves,
+    }
+
+
+def _chosen(final: pd.DataFrame) -> pd.DataFrame:
+    """Optimizer, lr, on_edge: the best mean on the tuning seeds, the smallest of equals."""
+    tune = pick(final, final.phase == "tune")
+    means = tune.groupby(["optimizer", "lr"], observed=True)["value"].mean().reset_index()
+    best = means.sort_values(["value", "lr"]).groupby("optimizer", observed=True).head(1).copy()
+    grid = sorted(final.lr.unique())
+    best["on_edge"] = best.lr.isin([grid[0], grid[-1]])
+    return best.drop(columns="value").sort_values("optimizer").reset_index(drop=True)
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    final, chosen = tables["final"], tables["tuning"]
+    every = iwslt_warmup.finals(iwslt_warmup.losses(tidy))
+    names = style.in_order(final.optimizer.astype(str))
+    rivals = [name for name in names if name != SUBJECT]
+    found = []
+    for claim in claims.claims_of(EXPERIMENT):
+        if SUBJECT not in names or not rivals:
+            reason = "LaProp and at least one other are needed"
+            found.append(claims.inconclusive(claim, SETTING, reason))
+            continue
+        seeds = int(final.groupby("optimizer", observed=True).size().min())
+        budgets = [_budget(name, every, chosen, config["steps"]) for name in names]
+        text = claims.budget_text(budgets)
+        if verdict := training.few(claim, SETTING, seeds):
+            found.append(verdict)
+        elif refusal := claims.gate(budgets):
+            found.append(claims.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
+                                             refused=True))  # fmt: skip
+        else:
+            evidence = _lowest(final, pick(every, every.phase == "tune").merge(chosen), rivals)
+            found.append(claims.judge(claim, SETTING, budget=text, **evidence))
+    return claims.settle(found)
+
+
+def _budget(name: str, every: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
+    mine, best = pick(every, every.optimizer == name), pick(chosen, chosen.optimizer == name)
+    seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
+             for phase in ("tune", "report")}  # fmt: skip
+    edges = tuple(f"lr {row.lr:g}" for row in best.itertuples() if row.on_edge)
+    return Budget(name, mine.lr.nunique(), seeds["tune"], ("lr",), steps, seeds["report"], edges)
+
+
+def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> dict[str, Any]:
+    """Is the subject's mean loss at the end below that of each rival?"""
+    wide = final.pivot(index="seed", columns="optimizer", values="value")
+    tuned = tune.groupby("optimizer", observed=True).value.mean()
+    best = min(rivals, key=lambda rival: tuned[rival])
+    saved = {rival: statistics.mean_interval(wide[rival] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
+             for rival in rivals}  # fmt: skip
+    means = ", ".join(f"{style.mark(name).label} {wide[name].mean():.2f}"
+                      for name in [SUBJECT, *rivals])  # fmt: skip
+    return {
+        "p_for": max(gap.p_above(0) for gap in saved.values()),
+        "p_against": saved[best].p_below(0),
+        "effect": saved[best],
+        "effect_unit": f"bits per token below {style.mark(best).label}",
+        "sentence": f"Mean training loss at the end, bits per token: {means}.",
+    }
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    """Training curves at the chosen lr; the end against the lr."""
+    settings, chosen = tables["settings"], tables["tuning"]
+    names = style.in_order(settings.optimizer.astype(str))
+    context_free = float(pick(tidy, tidy.metric == "context_free_loss").value.iloc[0])
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 4.4))
+        height = fig.get_figheight()
+        fig.text(0.01, 1 - 0.08 / height, "A translation transformer with six optimizers",
+                 fontsize=11, fontweight="bold", va="top")  # fmt: skip
+        style.legend(fig, names, top=1 - 0.3 / height)
+        grid = fig.add_gridspec(1, 2, left=0.07, right=0.99, wspace=0.2, top=1 - 0.85 / height,
+                                bottom=1.05 / height)  # fmt: skip
+        left, right = (fig.add_subplot(grid[0, i]) for i in (0, 1))
+        _curves_panel(left, tables["curves"], names)
+        _lr_panel(right, settings, chosen, names)
+        for ax in (left, right):
+            ax.axhline(context_free, color="#555555", linewidth=0.8, linestyle=":")
+            ax.set_ylim(0, max(context_free * 1.4, float(tables["curves"].q3.max()) * 1.03))
+            ax.set_ylabel("training loss (bits per token)")
+        left.set_title("a  each at its best learning rate", loc="left")
+        right.set_title("b  the end against the learning rate", loc="left")
+        n, tuning = int(settings.n.min()), tidy[tidy.phase == "tune"].seed.nunique()
+        corpus = config["corpus"]
+        stand_in = ", a generated stand-in for IWSLT14" if corpus == "numbers" else ""
+        seeds = "seed" if tuning == 1 else "seeds"
+        fig.text(0.01, 0.06 / height, "\n".join([
+            (f"Scale {config['scale']}: n = {n} seeds; corpus {corpus}{stand_in}; width "
+             f"{config['width']}, {config['layers']} + {config['layers']} layers, "
+             f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
+            (f"{config['warmup']:,} of warm-up; (μ, ν) = (0.9, 0.98) for all with two betas. "
+             f"Learning rate of each from {tuning} other {seeds} (ringed). Lines in a: medians,"),
+            ("bands: quartiles; bars in b: 95% bootstrap intervals of the mean. Dotted: the best "
+             "that looks at no context."),
+        ]), va="bottom", fontsize=7)  # fmt: skip
+    return fig
+
+
+def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        part, look = pick(curves, curves.optimizer == name).sort_values("step"), style.mark(name)
+        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
+                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+    ax.set_xlabel("optimizer steps")
+
+
+def _lr_panel(ax: Axes, settings: pd.DataFrame, chosen: pd.DataFrame, names: Sequence[str]) -> None:
+    lrs = sorted(settings.lr.unique())
+    for name, shift in style.dodged(names, list(range(len(lrs)))):
+        part, look = pick(settings, settings.optimizer == name).sort_values("lr"), style.mark(name)
+        x = np.array([lrs.index(lr) for lr in part.lr]) + shift
+        style.intervals(ax, x, part["mean"], part.low, part.high, look)
+        best = part.lr.isin(pick(chosen, chosen.optimizer == name).lr).to_numpy()
+        ax.plot(x[best], part["mean"].to_numpy()[best], marker="o", markersize=9, linestyle="none",
+                markerfacecolor="none", markeredgecolor=look.colour, markeredgewidth=0.8)  # fmt: skip
+    ax.set_xticks(range(len(lrs)), [f"{lr:g}" for lr in lrs])
+    ax.set_xlabel("learning rate")

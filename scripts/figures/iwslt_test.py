@@ -1,0 +1,102 @@
+"""Verdicts on tables whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scripts import claims
+from scripts.figures import iwslt_optimizers, iwslt_warmup, style
+
+STEPS, CONTEXT_FREE = 100, 5.6
+CONFIG = {"scale": "quick", "steps": STEPS, "corpus": "numbers", "width": 8, "layers": 1,
+          "max_tokens": 64, "dropout": 0.1, "warmup": 3}  # fmt: skip
+
+
+def rows(name, lr, warmup, seed, end, random, diverged=None):
+    phase = "tune" if seed >= 1_000_000 else "report"
+    common = {"run": f"{name} {lr} {warmup} {seed}", "optimizer": name, "lr": lr, "warmup": warmup,
+              "phase": phase, "seed": seed, "replica": 0}  # fmt: skip
+    found = []
+    for step in (0, 50, 100):
+        loss = np.nan if step == 0 else end + (100 - step) / 50 + random.normal(0, 0.01)
+        found += [common | {"step": step, "metric": "train_loss", "value": loss},
+                  common | {"step": step, "metric": "context_free_loss", "value": CONTEXT_FREE}]  # fmt: skip
+    if diverged is not None:
+        found.append(common | {"step": 100, "metric": "diverged_at", "value": diverged})
+    return found
+
+
+def warmup_table(adam_without, adam_with=3.2, seeds=12, diverged=None):
+    random = np.random.default_rng(0)
+    made = []
+    for seed in range(seeds):
+        made += rows("laprop", 2e-3, 0, seed, 4.5, random) + rows(
+            "laprop", 2e-3, 50, seed, 3.2, random
+        )
+        made += rows("adam", 2e-3, 0, seed, adam_without, random, diverged)
+        made += rows("adam", 2e-3, 50, seed, adam_with, random)
+    return pd.DataFrame(made)
+
+
+def judged(module, tidy):
+    tables = module.tables(tidy, CONFIG)
+    verdicts = {v.claim: v for v in module.verdicts(tidy, tables, CONFIG)}
+    assert style.clashes(module.draw(tidy, tables, CONFIG)) == []
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("table", "fails", "alike"),
+    [
+        ({"adam_without": 5.5}, claims.SUPPORTED, claims.SUPPORTED),
+        ({"adam_without": 4.5}, claims.CONTRADICTED, claims.SUPPORTED),
+        ({"adam_without": 1.0, "diverged": 60}, claims.SUPPORTED, claims.SUPPORTED),
+        ({"adam_without": 5.5, "adam_with": 3.6}, claims.SUPPORTED, claims.CONTRADICTED),
+        ({"adam_without": 5.5, "seeds": 9}, claims.INCONCLUSIVE, claims.INCONCLUSIVE),
+    ],
+)
+def test_warmup(table, fails, alike):
+    found = judged(iwslt_warmup, warmup_table(**table))
+    assert found["iwslt_no_warmup"].verdict == fails
+    assert found["iwslt_warmup_alike"].verdict == alike
+
+
+def optimizers_table(ends, lrs=(1e-3, 3e-3, 1e-2), seeds=12):
+    """Every optimizer ends at ``ends`` with the middle lr, and 1 above it elsewhere."""
+    random = np.random.default_rng(1)
+    made = []
+    for name, end in ends.items():
+        for lr in lrs:
+            for seed in [*range(seeds), 1_000_000]:
+                made += rows(name, lr, 3, seed, end + (lr != lrs[1]), random)
+    return pd.DataFrame(made)
+
+
+def test_optimizers_lowest_highest_and_edge_of_the_grid():
+    lowest = judged(
+        iwslt_optimizers, optimizers_table({"laprop": 3.0, "adam": 3.5, "signsgd": 4.0})
+    )
+    assert lowest["iwslt_lowest_of_all"].verdict == claims.SUPPORTED
+    higher = judged(
+        iwslt_optimizers, optimizers_table({"laprop": 3.5, "adam": 3.0, "signsgd": 4.0})
+    )
+    verdict = higher["iwslt_lowest_of_all"]
+    assert verdict.verdict == claims.CONTRADICTED and verdict.effect == pytest.approx(
+        -0.5, abs=0.02
+    )
+    edge = optimizers_table({"laprop": 3.0, "adam": 3.5}, lrs=(1e-3, 3e-3))
+    found = judged(iwslt_optimizers, edge)["iwslt_lowest_of_all"]
+    assert found.verdict == claims.INCONCLUSIVE and "edge of its grid" in found.refused
+
+
+def test_the_published_ends_are_those_of_the_authors_logs():
+    settings = iwslt_warmup.tables(warmup_table(5.5), CONFIG)["settings"]
+    ends = settings.set_index(["optimizer", "warmup"]).published_loss
+    expected = {
+        ("adam", 0): 9.416,
+        ("laprop", 0): 4.501,
+        ("adam", 50): 3.215,
+        ("laprop", 50): 3.240,
+    }
+    for key, loss in expected.items():
+        assert ends[key] == pytest.approx(loss, abs=0.001)

@@ -1,0 +1,227 @@
+"""Training the translation transformer with and without warm-up; the authors' curves behind ours.
+
+Fixed before running: a run *trains* if its training loss over the last window is at least MARGIN
+below that of the best prediction that looks at no context; above that it has learned how frequent
+each piece is, and nothing of translation. This is where the authors' run of Adam without warm-up
+ends. "Alike" with warm-up: mean losses at the end within ALIKE of each other.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from runners.config import ROOT
+from scripts import claims, statistics
+from scripts.claims import Verdict
+from scripts.figures import style, training
+from scripts.figures.training import pick
+
+Tables = dict[str, pd.DataFrame]
+Config = Mapping[str, Any]
+EXPERIMENT, SUBJECT, RIVAL = "iwslt_warmup", "laprop", "adam"
+BOOTSTRAP_SEED = 20200212
+PUBLISHED = ROOT / "results" / "reference" / "iwslt14_deen_train_loss.csv"
+MARGIN = claims.IWSLT_MARGIN
+ALIKE = claims.IWSLT_ALIKE
+
+
+def config(values: Mapping[str, Any]) -> dict[str, Any]:
+    task = values["task"]
+    return {"scale": values["scale"], "steps": values["steps"]} | {
+        name: task[name] for name in ("corpus", "width", "layers", "max_tokens", "dropout")
+    }
+
+
+def losses(tidy: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and window: run, optimizer, lr, warmup, phase, seed, step, value.
+
+    A run that diverged counts, from then on, as one that looks at no context.
+    """
+    keys = ["run", "optimizer", "lr", "warmup", "phase", "seed"]
+    found = pick(tidy, (tidy.metric == "train_loss") & (tidy.step > 0))[[*keys, "step", "value"]]
+    context_free = pick(tidy, tidy.metric == "context_free_loss").groupby("run", observed=True)
+    ends = pick(tidy, tidy.metric == "diverged_at").groupby("run", observed=True).value.max()
+    found = found.assign(
+        context_free=found.run.astype(str).map(_by_text(context_free.value.first())),
+        ends=found.run.astype(str).map(_by_text(ends)),
+    )
+    dead = (found.step > found.ends) | found.value.isna()
+    found["value"] = found.value.where(~dead, found.context_free)
+    return found.drop(columns="ends")
+
+
+def _by_text(column: pd.Series) -> dict[str, float]:
+    return {str(run): float(value) for run, value in column.items()}
+
+
+def finals(found: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each run, and whether it trained."""
+    last = found.sort_values("step").groupby("run", observed=True).tail(1)
+    return last.assign(trained=last.value < last.context_free - MARGIN)
+
+
+def tables(tidy: pd.DataFrame, config: Config) -> Tables:
+    """`final`: the end of each run; `settings`: mean end and fraction that trains of each setting,
+    with the authors' end; `curves`: quartiles of the training loss against steps."""
+    found = losses(tidy)
+    final = finals(found)
+    published = published_curves()
+    rows = []
+    for key, cell in final.groupby(["optimizer", "lr", "warmup"], observed=True):
+        name, lr, warmup = key  # type: ignore[misc]
+        trained, n = int(cell.trained.sum()), len(cell)
+        low, high = statistics.wilson_interval(trained, n)
+        theirs = pick(published, (published.optimizer == name)
+                      & ((published.warmup > 0) == (warmup > 0)) & (published.fraction > 0.9))  # fmt: skip
+        rows.append({"optimizer": name, "lr": lr, "warmup": warmup, "n": n,
+                     "mean_loss": cell.value.mean(), "trained": trained, "fraction": trained / n,
+                     "fraction_low": low, "fraction_high": high,
+                     "context_free_loss": cell.context_free.iloc[0],
+                     "published_loss": theirs.train_loss.mean()})  # fmt: skip
+    curves = found.groupby(["optimizer", "lr", "warmup", "step"], observed=True)["value"]
+    curves = curves.quantile([0.25, 0.5, 0.75]).unstack().reset_index()
+    curves.columns = ["optimizer", "lr", "warmup", "step", "q1", "median", "q3"]
+    return {
+        "settings": pd.DataFrame(rows),
+        "final": pd.DataFrame(final[["optimizer", "lr", "warmup", "seed", "value", "trained"]]),
+        "curves": curves,
+    }
+
+
+def published_curves() -> pd.DataFrame:
+    """The authors' curves, with the fraction of their updates that is done."""
+    published = pd.read_csv(PUBLISHED)
+    return published.assign(fraction=published["update"] / published["update"].max())
+
+
+def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
+    final, found = tables["final"], []
+    for claim in claims.claims_of(EXPERIMENT):
+        for lr in sorted(final.lr.unique()):
+            setting = f"lr {lr:g}"
+            part = pick(final, final.lr == lr)
+            missing = {SUBJECT, RIVAL} - set(part.optimizer.astype(str))
+            if missing or part.warmup.nunique() < 2:
+                reason = f"no runs of {', '.join(sorted(missing)) or 'both kinds of warm-up'}"
+                found.append(claims.inconclusive(claim, setting, reason))
+                continue
+            seeds = int(part.groupby(["optimizer", "warmup"], observed=True).size().min())
+            if verdict := training.few(claim, setting, seeds):
+                found.append(verdict)
+                continue
+            judge = _alike if claim.id.endswith("alike") else _fails
+            found.append(claims.judge(claim, setting, budget="not tuned", **judge(part)))
+    return claims.settle(found)
+
+
+def _fails(part: pd.DataFrame) -> dict[str, Any]:
+    """Without warm-up, does LaProp train for more seeds than Adam?"""
+    none = pick(part, part.warmup == 0)
+    wide = none.pivot(index="seed", columns="optimizer", values="trained")
+    mean = none.groupby("optimizer", observed=True).value.mean()
+    return {
+        "p_for": statistics.mcnemar_exact(wide[SUBJECT], wide[RIVAL], "greater"),
+        "p_against": statistics.p_fraction_difference_below(wide[SUBJECT], wide[RIVAL],
+                                                            claims.SMALL_GAP),
+        "effect": statistics.difference_of_fractions(wide[SUBJECT], wide[RIVAL]),
+        "effect_unit": "difference of the fractions that train (LaProp − Adam)",
+        "sentence": f"Without warm-up LaProp trains for {wide[SUBJECT].mean():.0%} of the seeds, "
+        f"Adam for {wide[RIVAL].mean():.0%}; mean training loss at the end {mean[SUBJECT]:.2f} and "
+        f"{mean[RIVAL]:.2f} bits per token (authors: 4.50 and 9.42).",
+    }  # fmt: skip
+
+
+def _alike(part: pd.DataFrame) -> dict[str, Any]:
+    """With warm-up, are the two within ALIKE?"""
+    warm = pick(part, part.warmup > 0)
+    wide = warm.pivot(index="seed", columns="optimizer", values="value")
+    gap = statistics.mean_interval(wide[RIVAL] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
+    return {
+        "p_for": max(gap.p_above(-ALIKE), gap.p_below(ALIKE)),
+        "p_against": min(1.0, 2 * min(gap.p_below(-ALIKE), gap.p_above(ALIKE))),
+        "effect": gap,
+        "effect_unit": "bits per token (Adam − LaProp)",
+        "sentence": f"With warm-up the mean training loss at the end is {wide[SUBJECT].mean():.2f} "
+        f"bits per token with LaProp, {wide[RIVAL].mean():.2f} with Adam (authors: 3.24 and 3.22).",
+    }
+
+
+def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
+    """A row for each learning rate; without warm-up left, with warm-up right."""
+    curves, settings = tables["curves"], tables["settings"]
+    lrs, warmups = sorted(curves.lr.unique()), sorted(curves.warmup.unique())
+    names, published = style.in_order(curves.optimizer), published_curves()
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(7.6, 1.75 + 2.6 * len(lrs)))
+        height = fig.get_figheight()
+        fig.text(0.01, 1 - 0.08 / height, "A translation transformer, without and with warm-up",
+                 fontsize=11, fontweight="bold", va="top")  # fmt: skip
+        _legend(fig, names, 1 - 0.3 / height)
+        grid = fig.add_gridspec(len(lrs), len(warmups), left=0.08, right=0.975, wspace=0.16,
+                                top=1 - 0.85 / height, bottom=1.1 / height, hspace=0.35)  # fmt: skip
+        for row, lr in enumerate(lrs):
+            for column, warmup in enumerate(warmups):
+                ax = fig.add_subplot(grid[row, column])
+                cell = pick(curves, (curves.lr == lr) & (curves.warmup == warmup))
+                theirs = pick(published, (published.warmup > 0) == (warmup > 0))
+                _panel(ax, cell, theirs, names, config["steps"])
+                level = settings.context_free_loss.iloc[0]
+                ax.axhline(level, color="#555555", linewidth=0.8, linestyle=":")
+                many = f"{warmup:,} of {config['steps']:,} steps" if warmup else "no steps"
+                ax.set_title(f"{chr(97 + row * len(warmups) + column)}  {many} of warm-up, lr {lr:g}",
+                             loc="left")  # fmt: skip
+                ax.set_xlabel("training done (%)")
+                if column == 0:
+                    ax.set_ylabel("training loss (bits per token)")
+        n = int(settings.n.min())
+        corpus = config["corpus"]
+        stand_in = ", a generated stand-in for IWSLT14" if corpus == "numbers" else ""
+        fig.text(0.01, 0.06 / height, "\n".join([
+            (f"Scale {config['scale']}: n = {n} seeds, lines: medians, bands: quartiles; corpus "
+             f"{corpus}{stand_in}; width {config['width']}, {config['layers']} + "
+             f"{config['layers']} layers, {config['max_tokens']:,} tokens a batch."),
+            ("(μ, ν) = (0.9, 0.98), weight decay 1e-4, label smoothing 0.1, "
+             f"dropout {config['dropout']:g}. Dotted: the best that looks at no context, here."),
+            ("Faint: the authors' single runs on IWSLT14 (60,000 updates, 2,000 of warm-up or none, "
+             "lr 3e-4), whose vocabulary is larger:"),
+            "compare the shapes, not the heights, unless the corpus is theirs.",
+        ]), va="bottom", fontsize=7)  # fmt: skip
+    return fig
+
+
+def _legend(fig: Figure, names: Sequence[str], top: float) -> None:
+    handles, labels = [], []
+    for name in names:
+        look = style.mark(name)
+        handles += [Line2D([], [], color=look.colour, linestyle=look.linestyle, linewidth=look.width),
+                    Line2D([], [], color=look.colour, linestyle="-", linewidth=0.7, alpha=0.55)]  # fmt: skip
+        labels += [look.label, f"{look.label}, authors"]
+    fig.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.54, top), ncols=len(labels),
+               frameon=False, handlelength=3.0, columnspacing=1.5)  # fmt: skip
+
+
+def _panel(
+    ax: Axes, cell: pd.DataFrame, theirs: pd.DataFrame, names: Sequence[str], steps: int
+) -> None:
+    for name in names:
+        look = style.mark(name)
+        part = pick(theirs, theirs.optimizer == name)
+        ax.plot(100 * part.fraction, part.train_loss, color=look.colour, linewidth=0.7, alpha=0.55,
+                zorder=2)  # fmt: skip
+        mine = pick(cell, cell.optimizer == name).sort_values("step")
+        x = 100 * mine.step / steps
+        ax.plot(x, mine["median"], color=look.colour, linestyle=look.linestyle,
+                linewidth=look.width, zorder=4 - 0.1 * look.width)  # fmt: skip
+        ax.fill_between(x, mine.q1, mine.q3, color=look.colour, alpha=0.15, linewidth=0)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, float(np.nanmax([11.0, cell.q3.max()])) + 0.3)

@@ -1,0 +1,71 @@
+"""Label-smoothed cross-entropy of a linear layer, without ever holding all its logits.
+
+    loss = (1 - eps - eps_i) nll + eps_i sum_v -log p_v,   eps_i = eps / (V - 1),
+
+summed over the tokens; log p in float32 (fairseq, ``label_smoothed_cross_entropy``). The gradient
+with respect to the logits is softmax - eps_i - (1 - eps - eps_i) onehot. For 4,096 tokens and
+10,000 symbols a matrix of logits is 160 MB, and there would be four of them; here a few hundred
+tokens at a time go through product, loss and both gradients while they are in the cache.
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK = 512  # tokens
+
+
+class _Smoothed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, weight, target, eps, needed):
+        symbols = len(weight)
+        each = eps / (symbols - 1)
+        kept = 1 - eps - each
+        matrix = weight.to(states.dtype)
+        exact = torch.promote_types(states.dtype, torch.float32)
+        loss = torch.zeros((), dtype=exact, device=states.device)
+        nll = torch.zeros((), dtype=exact, device=states.device)
+        grad_states = torch.empty_like(states) if needed else None
+        grad_weight = torch.zeros_like(weight) if needed else None
+        for start in range(0, len(target), CHUNK):
+            part = slice(start, start + CHUNK)
+            x, wanted = states[part], target[part, None]
+            logp = torch.log_softmax(x @ matrix.T, dim=1, dtype=exact)
+            chosen = logp.gather(1, wanted).sum()
+            nll -= chosen
+            loss -= kept * chosen + each * logp.sum()
+            if grad_states is not None and grad_weight is not None:
+                delta = logp.exp_().sub_(each)
+                delta.scatter_add_(1, wanted, delta.new_full(wanted.shape, -kept))
+                delta = delta.to(states.dtype)
+                torch.mm(delta, matrix, out=grad_states[part])
+                if delta.dtype == weight.dtype:
+                    grad_weight.addmm_(delta.T, x)
+                else:
+                    grad_weight += delta.T @ x
+        if needed:
+            ctx.save_for_backward(grad_states, grad_weight)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx, *grads):
+        grad_states, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return (grad_states * scale.to(grad_states.dtype),
+                grad_weight * scale.to(grad_weight.dtype), None, None, None)  # fmt: skip
+
+
+def smoothed_loss(
+    states: Tensor, weight: Tensor, target: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The loss and its unsmoothed part, each summed over the tokens, in nats.
+
+    Args:
+        states: (N, width), float32, float64 or bfloat16; products are in its precision.
+        weight: (V, width), the output layer, without bias.
+        target: (N,) int64.
+        eps: how much of the probability is spread over all other symbols.
+    """
+    # inside, where autograd is off, nobody could tell whether a gradient is wanted
+    needed = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+    return _Smoothed.apply(states, weight, target, eps, needed)  # type: ignore[return-value]

@@ -1,0 +1,258 @@
+"""fairseq's ``transformer_iwslt_de_en`` in plain PyTorch, computed without padding.
+
+A post-norm encoder-decoder (Vaswani et al. 2017) with sinusoidal positions, whose decoder has one
+matrix for input and output embeddings. Names of parameters, order of construction and initialisation
+are fairseq's (0.12, MIT licence): with the same seed the initial weights are the same bits, and
+state dicts fit both ways.
+
+All sentences of a batch lie one after the other, (N, width): embeddings, linear layers, norms and
+dropout never see padding. Attention alone works on the padded rectangle (B, heads, L, width /
+heads). Positions count from 2 in fairseq (padding index 1 plus 1); its table is kept.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.iwslt_transformer.batches import Batch, Packed
+from tasks.iwslt_transformer.text import PAD
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the model; the defaults are those of ``transformer_iwslt_de_en``."""
+
+    width: int = 512
+    feed_forward: int = 1024
+    heads: int = 4
+    layers: int = 6  # of the encoder, and of the decoder
+    dropout: float = 0.3  # on the embeddings and on every residual branch
+
+
+class Transformer(nn.Module):
+    """Maps a `Batch` to decoder states; `logits` maps those to scores over the target dictionary."""
+
+    def __init__(self, source_symbols: int, target_symbols: int, shape: Shape) -> None:
+        super().__init__()
+        # fairseq builds both embeddings before any layer, so the random numbers go in this order
+        source = _embedding(source_symbols, shape.width)
+        target = _embedding(target_symbols, shape.width)
+        self.encoder = Encoder(source, shape)
+        self.decoder = Decoder(target, shape)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """States of the decoder, one for each token of the target, (N, width)."""
+        return self.decoder(batch.shifted, batch.source, self.encoder(batch.source))
+
+    def logits(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.decoder.embed_tokens.weight.to(states.dtype))
+
+
+class Encoder(nn.Module):
+    def __init__(self, embedding: nn.Embedding, shape: Shape) -> None:
+        super().__init__()
+        self.dropout = shape.dropout
+        self.embed_tokens = embedding
+        self.positions = Positions(shape.width)
+        self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.layers))
+
+    def forward(self, source: Packed) -> Tensor:
+        x = _embedded(self, source)
+        for layer in self.layers:
+            x = layer(x, source)
+        return x
+
+
+class Decoder(nn.Module):
+    def __init__(self, embedding: nn.Embedding, shape: Shape) -> None:
+        super().__init__()
+        self.dropout = shape.dropout
+        self.embed_tokens = embedding
+        self.positions = Positions(shape.width)
+        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.layers))
+
+    def forward(self, shifted: Packed, source: Packed, encoded: Tensor) -> Tensor:
+        x = _embedded(self, shifted)
+        for layer in self.layers:
+            x = layer(x, shifted, source, encoded)
+        return x
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.dropout = shape.dropout
+        self.self_attn = Attention(shape.width, shape.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.width)
+        self.fc1 = nn.Linear(shape.width, shape.feed_forward)
+        self.fc2 = nn.Linear(shape.feed_forward, shape.width)
+        self.final_layer_norm = nn.LayerNorm(shape.width)
+
+    def forward(self, x: Tensor, source: Packed) -> Tensor:
+        branch = self.self_attn(x, source)
+        x = self.self_attn_layer_norm(x + _dropped(self, branch))
+        branch = self.fc2(functional.relu(self.fc1(x)))
+        return self.final_layer_norm(x + _dropped(self, branch))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.dropout = shape.dropout
+        self.self_attn = Attention(shape.width, shape.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.width)
+        self.encoder_attn = Attention(shape.width, shape.heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(shape.width)
+        self.fc1 = nn.Linear(shape.width, shape.feed_forward)
+        self.fc2 = nn.Linear(shape.feed_forward, shape.width)
+        self.final_layer_norm = nn.LayerNorm(shape.width)
+
+    def forward(self, x: Tensor, shifted: Packed, source: Packed, encoded: Tensor) -> Tensor:
+        branch = self.self_attn(x, shifted, causal=True)
+        x = self.self_attn_layer_norm(x + _dropped(self, branch))
+        branch = self.encoder_attn(x, shifted, encoded, source)
+        x = self.encoder_attn_layer_norm(x + _dropped(self, branch))
+        branch = self.fc2(functional.relu(self.fc1(x)))
+        return self.final_layer_norm(x + _dropped(self, branch))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of packed sentences to themselves or to other packed sentences."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        for projection in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        queries: Packed,
+        memory: Tensor | None = None,
+        keys: Packed | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """(N, width) from ``x`` (N, width), laid out as ``queries``; to itself without ``memory``.
+
+        With ``causal`` no mask is needed: padding lies behind every token.
+        """
+        if memory is None or keys is None:
+            q, k, v = _projected(x, (self.q_proj, self.k_proj, self.v_proj))
+            keys = queries
+        else:
+            q = self.q_proj(x)
+            k, v = _projected(memory, (self.k_proj, self.v_proj))
+        q, k, v = (self.split(padded(t, side), side.shape)
+                   for t, side in ((q, queries), (k, keys), (v, keys)))  # fmt: skip
+        mask = None if causal else keys.mask
+        attended = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        return self.out_proj(unpadded(attended.transpose(1, 2).flatten(0, 1).flatten(1), queries))
+
+    def split(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(B * L, width) to (B, heads, L, width / heads)."""
+        return x.view(*shape, self.heads, -1).transpose(1, 2)
+
+
+class Positions(nn.Module):
+    """Sinusoids, all sines before all cosines, from fairseq's position 2 on; longer on demand."""
+
+    table: Tensor
+    FIRST = PAD + 1
+
+    def __init__(self, width: int, longest: int = 1024) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("table", self.made(longest), persistent=False)
+
+    def made(self, longest: int) -> Tensor:
+        half = self.width // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+        angles = (torch.arange(longest) + self.FIRST)[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    def forward(self, positions: Tensor, longest: int) -> Tensor:
+        if longest > len(self.table):
+            self.table = self.made(longest).to(self.table)
+        return self.table[positions]
+
+
+class _Padded(torch.autograd.Function):
+    """Rows to their places in a larger, else zero matrix; the gradient is `_Unpadded`."""
+
+    @staticmethod
+    def forward(ctx, x, places, rows):
+        ctx.save_for_backward(places)
+        return x.new_zeros(rows, x.shape[1]).index_copy_(0, places, x)
+
+    @staticmethod
+    def backward(ctx, *grad):
+        (places,) = ctx.saved_tensors
+        return grad[0].index_select(0, places), None, None
+
+
+class _Unpadded(torch.autograd.Function):
+    """The rows at different places; autograd's own gradient would add, one row after the other."""
+
+    @staticmethod
+    def forward(ctx, x, places):
+        ctx.save_for_backward(places)
+        ctx.rows = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, *grad):
+        (places,) = ctx.saved_tensors
+        zeros = grad[0].new_zeros(ctx.rows, grad[0].shape[1])
+        return zeros.index_copy_(0, places, grad[0]), None
+
+
+def padded(x: Tensor, side: Packed) -> Tensor:
+    """(N, width) to (B * L, width)."""
+    if side.places is None:
+        return x
+    return _Padded.apply(x, side.places, side.shape[0] * side.shape[1])  # type: ignore[return-value]
+
+
+def unpadded(x: Tensor, side: Packed) -> Tensor:
+    """(B * L, width) to (N, width)."""
+    if side.places is None:
+        return x
+    return _Unpadded.apply(x, side.places)  # type: ignore[return-value]
+
+
+def _projected(x: Tensor, layers: Sequence[nn.Linear]) -> Sequence[Tensor]:
+    """Several linear layers of one input as one product."""
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return functional.linear(x, weight, bias).chunk(len(layers), dim=1)
+
+
+def _embedded(side: Encoder | Decoder, packed: Packed) -> Tensor:
+    embedding = side.embed_tokens
+    x = functional.embedding(packed.tokens, embedding.weight, PAD)
+    x = x * math.sqrt(embedding.embedding_dim)
+    x = x + side.positions(packed.positions, packed.shape[1]).to(x.dtype)
+    x = x.to(side.layers[0].fc1.weight.dtype)  # type: ignore[union-attr]
+    return _dropped(side, x)
+
+
+def _dropped(module: Encoder | Decoder | EncoderLayer | DecoderLayer, x: Tensor) -> Tensor:
+    return functional.dropout(x, module.dropout, module.training)
+
+
+def _embedding(symbols: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(symbols, width, padding_idx=PAD)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    nn.init.zeros_(embedding.weight[PAD])
+    return embedding
