@@ -4,7 +4,7 @@ A replica that never gets there counts with all the steps that it was watched.
 """
 
 # What a column of a table holds is beyond the types of pandas.
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false
 
 from collections.abc import Mapping
 from typing import Any
