@@ -35,5 +35,5 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> l
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:
     title = "What a tuning budget is worth on a deep fully connected net"
-    note = f", {config['depth']} hidden layers of width {config['width']}{config['note']}"
+    note = f",\n{config['depth']} hidden layers of width {config['width']}{config['note']}"
     return tuning_curve.draw(tables, config, title, UNIT, note)
