@@ -2,8 +2,7 @@
 
 Fixed before running: what a run reached is log10 of its loss at the end over that at the start
 (style_curves); a run *fails* if that is not below 0, or if it diverged. The learning rate is chosen
-for each optimizer in each cell on the tuning seeds. Edges of the grid do not refuse a verdict here
-where they are the smallest learning rate: an optimizer that fails at all of them has no best one.
+for each optimizer in each cell on the tuning seeds.
 """
 
 # What a column of a table holds is beyond the types of pandas.
@@ -11,6 +10,7 @@ where they are the smallest learning rate: an optimizer that fails at all of the
 # pyright: reportGeneralTypeIssues=false
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import matplotlib
@@ -54,7 +54,11 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     report = training.reported(found, chosen)
     n = report.seed.nunique()
     us, vs = sorted(report.beta1.unique()), sorted(report.beta2.unique())
-    budgets = [training.budget(name, found, chosen, config["steps"]) for name in (SUBJECT, RIVAL)]
+    budgets = [
+        # the betas are what is varied
+        replace(training.budget(name, found, chosen, config["steps"]), fixed={})
+        for name in (SUBJECT, RIVAL)
+    ]
     text = claims.budget_text(budgets)
     settled = []
     for claim in claims.claims_of(EXPERIMENT):
