@@ -140,9 +140,8 @@ class VGG(nn.Module):
         if exact and channels >= WINOGRAD_CHANNELS and pixels >= WINOGRAD_PIXELS:
             y = winograd.conv3x3(x, self._transformed(name, weight), adjoint)
             return y if bias is None else y.add_(bias)
-        filters = weight.permute(3, 2, 0, 1)
-        if adjoint:
-            return _pixels(F.conv_transpose2d(_planes(x), filters, padding=1))
+        # of the adjoint: channels exchanged, filters turned by half a turn
+        filters = weight.flip(0, 1).permute(2, 3, 0, 1) if adjoint else weight.permute(3, 2, 0, 1)
         return _pixels(F.conv2d(_planes(x), filters, bias, padding=1))
 
     def _transformed(self, name: str, weight: Tensor) -> Tensor:
