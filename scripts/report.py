@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from runners.collect import write_atomically
-from scripts import claims
+from scripts import judging
 
 SCALES = ("paper", "quick")  # the strongest evidence first; smoke proves nothing
 
@@ -38,5 +38,5 @@ def _section(experiment: str, scale: str, table: pd.DataFrame) -> str:
     return (
         f"## {experiment}, scale {scale}\n\n"
         f"[figure]({link}figure.png) · [tables and provenance]({link})\n\n"
-        f"{claims.frame_to_markdown(table).strip()}\n"
+        f"{judging.frame_to_markdown(table).strip()}\n"
     )

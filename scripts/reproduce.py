@@ -32,11 +32,11 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
         if sweep([f"experiment={experiment}", *overrides, *launcher]) != 0:
             failed = True
             continue
-        from scripts import claims
+        from scripts import judging
         from scripts.figures.__main__ import make
 
         folder, verdicts = make(experiment, plain)
-        print(claims.to_text(verdicts))
+        print(judging.to_text(verdicts))
         print(f"\n{folder / 'figure.png'}\n{folder.parent.parent / 'REPORT.md'}")
     return 1 if failed else 0
 

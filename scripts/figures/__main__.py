@@ -24,11 +24,11 @@ from runners import record
 from runners.collect import collect, to_parquet, write_atomically
 from runners.config import MANNER, ConfigError, check_option, experiment_values, parse
 from runners.sweep import Job, plan
-from scripts import claims, report
+from scripts import judging, report
 from scripts.figures import style
 
 
-def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[claims.Verdict]]:
+def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.Verdict]]:
     """Collect, tabulate, judge and draw ``experiment``; returns the folder and the verdicts."""
     check_option("experiment", experiment)
     whole = [f"experiment={experiment}", *overrides]
@@ -38,7 +38,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[claims.V
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
     tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
-    verdicts: list[claims.Verdict] = analysis.verdicts(tidy, tables, config)
+    verdicts: list[judging.Verdict] = analysis.verdicts(tidy, tables, config)
     figure = analysis.draw(tidy, tables, config)
 
     # Narrowed or changed, it is another experiment, and must not take the place of the real one.
@@ -48,7 +48,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[claims.V
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "claims.csv", claims.to_frame(verdicts).to_csv(index=False).encode())
+    write_atomically(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
     style.save(figure, folder)
     command = " ".join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
     readme = _readme(experiment, values["scale"], command, jobs, verdicts)
@@ -59,7 +59,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[claims.V
 
 def _readme(
     experiment: str, scale: str, command: str, jobs: Sequence[Job],
-    verdicts: Sequence[claims.Verdict],
+    verdicts: Sequence[judging.Verdict],
 ) -> str:  # fmt: skip
     origins = [_origin(job) for job in jobs]
     versions = sorted(
@@ -76,7 +76,7 @@ def _readme(
 
     python -m scripts.reproduce {command}
 
-{claims.to_markdown(verdicts).strip()}
+{judging.to_markdown(verdicts).strip()}
 {mixed}
 - Runs: {len(jobs)}
 - Code: {"; ".join(versions)}
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(claims.to_text(verdicts))
+    print(judging.to_text(verdicts))
     print(f"\n{folder / 'figure.png'}")
     return 0
 

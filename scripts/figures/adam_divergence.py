@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import CHANCE, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -85,8 +85,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             wide = part.pivot(index="seed", columns=["optimizer", "beta2"], values="stay")
             judge = _adam_leaves if claim.id.endswith("adam") else _stable_everywhere
             evidence = judge(wide, below if judge is _adam_leaves else sorted(part.beta2.unique()))
-            found.append(claims.judge(claim, setting, budget="not tuned", **evidence))
-    return claims.settle(found)
+            found.append(judging.judge(claim, setting, budget="not tuned", **evidence))
+    return judging.settle(found)
 
 
 def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:

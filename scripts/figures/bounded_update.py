@@ -31,9 +31,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts import claims
-from scripts.claims import GROWS, ROUNDING, SEVERE, Claim, Verdict
+from scripts import claims, judging
+from scripts.claims import GROWS, ROUNDING, SEVERE, Claim
 from scripts.figures import style
+from scripts.judging import Verdict
 from tasks.gradient_sequence import HUGE, TINY
 
 Tables = dict[str, pd.DataFrame]
@@ -166,10 +167,10 @@ def _laprop_bounded(claim: Claim, setting: str, largest: pd.DataFrame, u: float,
                     config: Config) -> Verdict:  # fmt: skip
     rows = _of(largest, "laprop", u)
     if rows.empty:
-        return claims.inconclusive(claim, setting, "no run of laprop")
+        return judging.inconclusive(claim, setting, "no run of laprop")
     end = _pick(rows, rows.step == config["steps"])
     worst, least = rows.reached.max(), end.reached.min()
-    return claims.examine(
+    return judging.examine(
         claim, setting,
         supported=worst <= 1 + ROUNDING and least >= SEVERE, contradicted=worst > 1 + ROUNDING,
         effect=worst, effect_unit="times the bound, at most", n=int(end.n.min()),
@@ -185,14 +186,14 @@ def _adam_bounded_below(claim: Claim, setting: str, largest: pd.DataFrame, u: fl
     rows = _of(largest, "adam", u)
     rows = _pick(rows, rows.v > u * u)
     if rows.empty:
-        return claims.inconclusive(claim, setting, "no run of adam with ν > μ²")
+        return judging.inconclusive(claim, setting, "no run of adam with ν > μ²")
     rows = rows.assign(paper=[paper_bound(u, v) for v in rows.v])
     part = rows.largest / rows.paper
     end = _pick(rows, rows.step == config["steps"])
     worst, least = part.max(), end.reached.min()
     parts = part[end.index]
     crossing = u / (2 - u)
-    return claims.examine(
+    return judging.examine(
         claim, setting,
         supported=worst <= 1 + ROUNDING and least >= SEVERE, contradicted=worst > 1 + ROUNDING,
         effect=worst, effect_unit="times the paper's bound, at most", n=int(end.n.min()),
@@ -209,11 +210,11 @@ def _adam_unbounded_above(claim: Claim, setting: str, largest: pd.DataFrame, u: 
     both = {name: _of(largest, name, u).set_index(["v", "step"]) for name in OPTIMIZERS}
     vs = [v for v in sorted(set(largest.v[largest.u == u])) if v < u * u]
     if not vs or any((v, config["steps"]) not in rows.index for v in vs for rows in both.values()):
-        return claims.inconclusive(claim, setting, "no runs of both with ν < μ²")
+        return judging.inconclusive(claim, setting, "no runs of both with ν < μ²")
     horizons = {v: horizon(u, v, config) for v in vs}
     if min(horizons.values()) < config["eval_every"]:
         reason = f"no horizon of {config['eval_every']} steps doubles within float64's range"
-        return claims.inconclusive(claim, setting, reason)
+        return judging.inconclusive(claim, setting, reason)
 
     def column(name: str, what: str, times: int) -> np.ndarray:
         return np.array([both[name].loc[(v, times * t), what] for v, t in horizons.items()])
@@ -225,7 +226,7 @@ def _adam_unbounded_above(claim: Claim, setting: str, largest: pd.DataFrame, u: 
     adam = growth["adam"]
     holds = adam >= GROWS, adam > growth["laprop"], *(driven[name] >= SEVERE for name in OPTIMIZERS)
     slow = int(np.argmin(adam))
-    return claims.examine(
+    return judging.examine(
         claim, setting,
         supported=bool(np.all(holds)),
         contradicted=bool(((adam < GROWS) & (driven["adam"] >= SEVERE)).any()),

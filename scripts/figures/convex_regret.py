@@ -43,10 +43,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts import claims, statistics
-from scripts.claims import MIN_ROUNDS, REGRET_FALLS, REGRET_POWER, Budget, Claim, Verdict
+from scripts import claims, fairness, judging, statistics
+from scripts.claims import MIN_ROUNDS, REGRET_FALLS, REGRET_POWER, Claim
+from scripts.fairness import Budget
 from scripts.figures import style
 from scripts.figures.rosenbrock_noise import BOOTSTRAP_SEED, NEGLIGIBLE_EPS
+from scripts.judging import Verdict
 from scripts.statistics import Comparison, Estimate
 from tasks.online_convex import DIMENSIONS, ITEMS
 
@@ -286,7 +288,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             found.append(
                 _verdict(judge, claim, setting, compared, regrets, tables["tuning"], config)
             )
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def _verdict(
@@ -296,31 +298,31 @@ def _verdict(
     """Refuse where something is missing or unfair, judge otherwise."""
     lacking = [o for o in compared if (setting, o) not in regrets]
     if lacking:
-        return claims.inconclusive(claim, setting, f"no runs of {', '.join(lacking)}")
+        return judging.inconclusive(claim, setting, f"no runs of {', '.join(lacking)}")
     mine = _pick(tuning, tuning.setting == setting)
     chosen = mine[mine.chosen].set_index("optimizer").lr
     best = {o: regrets[setting, o][float(chosen[o])] for o in compared}
     budgets = [_budget(o, best[o], mine) for o in compared]
-    text, n = claims.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
+    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
     certain = best[compared[0]].certain
     if certain:
         text = f"{budgets[0].trials} lrs on the sequence itself" + " each" * (len(compared) > 1)
     rounds = best[compared[0]].rounds[-1]
     if rounds < MIN_ROUNDS:
         reason = f"{rounds} rounds are too few (at least {MIN_ROUNDS:,})"
-        return claims.inconclusive(claim, setting, reason, n=n, budget=text)
+        return judging.inconclusive(claim, setting, reason, n=n, budget=text)
     if n < statistics.MIN_SEEDS and not certain:
-        return claims.inconclusive(claim, setting, claims.few_seeds(n), n=n, budget=text)
-    if refusal := claims.gate(budgets):
-        return claims.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
+    if refusal := fairness.gate(budgets):
+        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
     every = {o: regrets[setting, o] for o in (*compared, AMSGRAD) if (setting, o) in regrets}
     evidence = judge(best, every, config)
     if not certain:
-        return claims.judge(claim, setting, budget=text, **evidence)
-    verdict = claims.INCONCLUSIVE
+        return judging.judge(claim, setting, budget=text, **evidence)
+    verdict = judging.INCONCLUSIVE
     if evidence["p_for"] == 0 or evidence["p_against"] == 0:
-        verdict = claims.SUPPORTED if evidence["p_for"] == 0 else claims.CONTRADICTED
-    return claims.certain(
+        verdict = judging.SUPPORTED if evidence["p_for"] == 0 else judging.CONTRADICTED
+    return judging.certain(
         claim, setting, verdict, effect=evidence["effect"].value,
         effect_unit=evidence["effect_unit"], budget=text, sentence=evidence["sentence"],
     )  # fmt: skip
@@ -390,7 +392,7 @@ def _bounded(_: Best, every: Every, config: Config) -> dict[str, Any]:
     told = f"LaProp's regret exceeds the bound {where}" if above else "It never exceeds the bound"
     if AMSGRAD in every:
         kept = max(_ratio_to_bound(arm, a, config).max() for a, arm in every[AMSGRAD].items())
-        told += f"; with amsgrad it stays below, at {claims.number(kept)} of it or less"
+        told += f"; with amsgrad it stays below, at {judging.number(kept)} of it or less"
     return {
         "p_for": float(worst > 1),
         "p_against": float(worst <= 1),
@@ -449,9 +451,9 @@ def _p_above(arm: _Arm, power: Comparison, threshold: float) -> float:
 def _told(name: str, arm: _Arm, every: Every) -> str:
     """The exponent at the best lr and over the grid, and where x ends, in words."""
     powers = [a.power.value for a in every[name].values()]
-    best = claims.number(arm.power.value)
-    spread = f"{claims.number(min(powers))} to {claims.number(max(powers))}"
-    end = f", x ends at {claims.number(arm.x)}" if arm.certain else ""
+    best = judging.number(arm.power.value)
+    spread = f"{judging.number(min(powers))} to {judging.number(max(powers))}"
+    end = f", x ends at {judging.number(arm.x)}" if arm.certain else ""
     return f"{style.mark(name).label}: average regret as T to {best} (all lrs: {spread}){end}."
 
 

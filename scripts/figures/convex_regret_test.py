@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from scripts.figures import convex_regret as figure
+from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 
 CONFIG = {
     "scale": "quick",

@@ -19,10 +19,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import CHANCE, TRAINED, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -93,12 +93,12 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             continue
         compared = [SUBJECT, *rivals]
         if missing := [o for o in compared if o not in set(greatest.optimizer)]:
-            found.append(claims.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
+            found.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
             continue
         budgets = [training.budget(o, outcomes, chosen, config["steps"]) for o in compared]
-        text = claims.budget_text(budgets)
-        if refusal := claims.gate(budgets):
-            found.append(claims.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
+        text = fairness.budget_text(budgets)
+        if refusal := fairness.gate(budgets):
+            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
                                              refused=True))  # fmt: skip
             continue
         depth = greatest.pivot(index="seed", columns="optimizer", values="depth")
@@ -108,9 +108,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         }
         best = max(rivals, key=lambda rival: tune_depth.depth.mean()[rival])
         labels = {o: style.mark(o).label for o in compared}
-        means = ", ".join(f"{labels[o]} {claims.number(depth[o].mean())}" for o in compared)
+        means = ", ".join(f"{labels[o]} {judging.number(depth[o].mean())}" for o in compared)
         found.append(
-            claims.judge(
+            judging.judge(
                 claim,
                 SETTING,
                 budget=text,
@@ -122,7 +122,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 f"at width {config['width']}: {means}.",
             )
         )
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:

@@ -22,9 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts import claims, statistics
-from scripts.claims import STEP_ROUNDING, Verdict
+from scripts import claims, judging, statistics
+from scripts.claims import STEP_ROUNDING
 from scripts.figures import style
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]  # what `config` returns
@@ -171,12 +172,12 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 if optimizer == "laprop"}  # fmt: skip
         if len(runs) < 2:
             reason = f"fewer than two values of {symbol} for LaProp"
-            found.append(claims.inconclusive(claim, setting, reason))
+            found.append(judging.inconclusive(claim, setting, reason))
             continue
-        evidence = claims.becomes(runs, _tolerance(config), symbol)
+        evidence = becomes(runs, _tolerance(config), symbol)
         evidence["sentence"] += _others(tables["distance"], limit, symbol)
-        found.append(claims.judge(claim, setting, budget="not tuned", **evidence))
-    return claims.settle(found)
+        found.append(judging.judge(claim, setting, budget="not tuned", **evidence))
+    return judging.settle(found)
 
 
 def _others(distance: pd.DataFrame, limit: str, symbol: str) -> str:
@@ -192,11 +193,41 @@ def _others(distance: pd.DataFrame, limit: str, symbol: str) -> str:
 
 
 def _interval(row: Mapping[str, float]) -> str:
-    value, low, high = (claims.number(row[name]) for name in ("median", "low", "high"))
+    value, low, high = (judging.number(row[name]) for name in ("median", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
 # ---------------------------------------------------------------- figure
+
+
+def becomes(
+    distances: Mapping[float, np.ndarray], tolerance: float, parameter: str
+) -> dict[str, Any]:
+    """Does the distance of two paths vanish with a parameter, and fall all the way?
+
+    ``distances``: of each value of the parameter, one a seed, as parts of the path's length.
+    """
+    falling = sorted(distances, reverse=True)
+    medians = [float(np.median(distances[value])) for value in falling]
+    rises = [
+        value
+        for value, median, before in zip(falling[1:], medians[1:], medians, strict=False)
+        if before > tolerance and median >= before
+    ]
+    last = distances[falling[-1]]
+    within = int((last <= tolerance).sum())
+    told = ", ".join(f"{judging.number(m)} at {v:g}" for v, m in zip(falling, medians, strict=True))
+    stalls = ", ".join(f"{value:g}" for value in rises)
+    return {
+        "p_for": 1.0 if rises else statistics.p_most(within, last.size),
+        "p_against": statistics.p_most(last.size - within, last.size),
+        "effect": statistics.order_interval(last),
+        "effect_unit": f"of the path's length, the median distance at {parameter} = "
+        f"{falling[-1]:g}",
+        "sentence": f"Within rounding ({judging.number(tolerance)}) at {parameter} = {falling[-1]:g} for "
+        f"{within} of {last.size} seeds. Median distances: {told}."
+        + (f" They do not fall at {parameter} = {stalls}." if rises else ""),
+    }
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts import claims, judging
 from scripts.figures import interpolation as figure
 from scripts.figures import style
+from scripts.judging import Verdict
 
 SEEDS, STEPS = 12, [0, 50, 100, 150, 200]
 CONFIG: dict[str, Any] = {
@@ -133,3 +135,22 @@ def test_figure_is_readable(seeds: int) -> None:
     fig = figure.draw(tidy, figure.tables(tidy, CONFIG), CONFIG)
     assert len(fig.axes) == 4 and style.clashes(fig) == []
     assert any(f"n = {seeds} seeds" in text.get_text() for text in fig.texts)
+
+
+def test_becoming_needs_rounding_at_the_end_and_a_fall_on_the_way() -> None:
+    (claim, *_) = claims.claims_of("interpolation")
+
+    def judge(medians: dict[float, float], n: int = 20) -> Verdict:
+        spread = np.random.default_rng(0).uniform(0.9, 1.1, n)
+        distances = {value: median * spread for value, median in medians.items()}
+        evidence = figure.becomes(distances, 1e-13, "ν")
+        return judging.judge(claim, "u = 0.9", budget="", **evidence)
+
+    falling = {0.9: 0.1, 0.1: 0.02, 1e-8: 1e-9, 1e-16: 3e-17, 1e-20: 4e-17}
+    got = judge(falling)  # what lies within rounding need not fall any more
+    assert got.verdict == "supported" and got.low <= got.effect <= got.high < 1e-13
+    assert "20 of 20 seeds" in got.sentence and "do not fall" not in got.sentence
+    wavers = judge({**falling, 0.1: 0.2})
+    assert wavers.verdict == "inconclusive" and "They do not fall at ν = 0.1." in wavers.sentence
+    assert judge({**falling, 1e-20: 1e-9}).verdict == "contradicted"
+    assert judge(falling, n=9).verdict == "inconclusive"

@@ -17,10 +17,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics
-from scripts.claims import Budget, Verdict
+from scripts import claims, fairness, judging, statistics
+from scripts.fairness import Budget
 from scripts.figures import iwslt_warmup, style, training
 from scripts.figures.training import pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -76,20 +77,20 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     for claim in claims.claims_of(EXPERIMENT):
         if SUBJECT not in names or not rivals:
             reason = "LaProp and at least one other are needed"
-            found.append(claims.inconclusive(claim, SETTING, reason))
+            found.append(judging.inconclusive(claim, SETTING, reason))
             continue
         seeds = int(final.groupby("optimizer", observed=True).size().min())
         budgets = [_budget(name, every, chosen, config["steps"]) for name in names]
-        text = claims.budget_text(budgets)
+        text = fairness.budget_text(budgets)
         if verdict := training.few(claim, SETTING, seeds):
             found.append(verdict)
-        elif refusal := claims.gate(budgets):
-            found.append(claims.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
+        elif refusal := fairness.gate(budgets):
+            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
                                              refused=True))  # fmt: skip
         else:
             evidence = _lowest(final, pick(every, every.phase == "tune").merge(chosen), rivals)
-            found.append(claims.judge(claim, SETTING, budget=text, **evidence))
-    return claims.settle(found)
+            found.append(judging.judge(claim, SETTING, budget=text, **evidence))
+    return judging.settle(found)
 
 
 def _budget(name: str, every: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:

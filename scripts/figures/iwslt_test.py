@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts import claims
+from scripts import judging
 from scripts.figures import iwslt_optimizers, iwslt_warmup, style
 
 STEPS, CONTEXT_FREE = 100, 5.6
@@ -48,11 +48,11 @@ def judged(module, tidy):
 @pytest.mark.parametrize(
     ("table", "fails", "alike"),
     [
-        ({"adam_without": 5.5}, claims.SUPPORTED, claims.SUPPORTED),
-        ({"adam_without": 4.5}, claims.CONTRADICTED, claims.SUPPORTED),
-        ({"adam_without": 1.0, "diverged": 60}, claims.SUPPORTED, claims.SUPPORTED),
-        ({"adam_without": 5.5, "adam_with": 3.6}, claims.SUPPORTED, claims.CONTRADICTED),
-        ({"adam_without": 5.5, "seeds": 9}, claims.INCONCLUSIVE, claims.INCONCLUSIVE),
+        ({"adam_without": 5.5}, judging.SUPPORTED, judging.SUPPORTED),
+        ({"adam_without": 4.5}, judging.CONTRADICTED, judging.SUPPORTED),
+        ({"adam_without": 1.0, "diverged": 60}, judging.SUPPORTED, judging.SUPPORTED),
+        ({"adam_without": 5.5, "adam_with": 3.6}, judging.SUPPORTED, judging.CONTRADICTED),
+        ({"adam_without": 5.5, "seeds": 9}, judging.INCONCLUSIVE, judging.INCONCLUSIVE),
     ],
 )
 def test_warmup(table, fails, alike):
@@ -76,17 +76,17 @@ def test_optimizers_lowest_highest_and_edge_of_the_grid():
     lowest = judged(
         iwslt_optimizers, optimizers_table({"laprop": 3.0, "adam": 3.5, "signsgd": 4.0})
     )
-    assert lowest["iwslt_lowest_of_all"].verdict == claims.SUPPORTED
+    assert lowest["iwslt_lowest_of_all"].verdict == judging.SUPPORTED
     higher = judged(
         iwslt_optimizers, optimizers_table({"laprop": 3.5, "adam": 3.0, "signsgd": 4.0})
     )
     verdict = higher["iwslt_lowest_of_all"]
-    assert verdict.verdict == claims.CONTRADICTED and verdict.effect == pytest.approx(
+    assert verdict.verdict == judging.CONTRADICTED and verdict.effect == pytest.approx(
         -0.5, abs=0.02
     )
     edge = optimizers_table({"laprop": 3.0, "adam": 3.5}, lrs=(1e-3, 3e-3))
     found = judged(iwslt_optimizers, edge)["iwslt_lowest_of_all"]
-    assert found.verdict == claims.INCONCLUSIVE and "edge of its grid" in found.refused
+    assert found.verdict == judging.INCONCLUSIVE and "edge of its grid" in found.refused
 
 
 def test_the_published_ends_are_those_of_the_authors_logs():

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from runners.config import ROOT
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -113,15 +113,15 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             missing = {SUBJECT, RIVAL} - set(part.optimizer.astype(str))
             if missing or part.warmup.nunique() < 2:
                 reason = f"no runs of {', '.join(sorted(missing)) or 'both kinds of warm-up'}"
-                found.append(claims.inconclusive(claim, setting, reason))
+                found.append(judging.inconclusive(claim, setting, reason))
                 continue
             seeds = int(part.groupby(["optimizer", "warmup"], observed=True).size().min())
             if verdict := training.few(claim, setting, seeds):
                 found.append(verdict)
                 continue
             judge = _alike if claim.id.endswith("alike") else _fails
-            found.append(claims.judge(claim, setting, budget="not tuned", **judge(part)))
-    return claims.settle(found)
+            found.append(judging.judge(claim, setting, budget="not tuned", **judge(part)))
+    return judging.settle(found)
 
 
 def _fails(part: pd.DataFrame) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from runners.config import ROOT
 from scripts import statistics
-from scripts.claims import Budget
+from scripts.fairness import Budget
 from scripts.figures import style
 from scripts.figures.training import pick
 

@@ -17,11 +17,11 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import learning_curves, style
 from scripts.figures.learning_curves import PUBLISHED_EPS, WINDOW, eps_text
 from scripts.figures.training import few, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -70,7 +70,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     found = [_compare(ahead, setting, arms, a, b, config) for setting, (a, b) in pairs.items()]
     setting = f"Adam, ε = {eps_text(lower)} and {eps_text(upper)}"
     found.append(_compare(matters, setting, arms, (RIVAL, lower), (RIVAL, upper), config))
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def _compare(
@@ -82,12 +82,12 @@ def _compare(
     budgets = [learning_curves.budget(name, arms[name, eps], config, eps=eps)
                for name, eps in (a, b)]  # fmt: skip
     same_optimizer = a[0] == b[0]
-    told = claims.budget_text(budgets)
-    if not same_optimizer and (refusal := claims.gate(budgets)):
-        return claims.inconclusive(claim, setting, refusal, n=seeds, budget=told, refused=True)
+    told = fairness.budget_text(budgets)
+    if not same_optimizer and (refusal := fairness.gate(budgets)):
+        return judging.inconclusive(claim, setting, refusal, n=seeds, budget=told, refused=True)
     if not _reached(config):
         reason = f"{config['agent_steps']:,} agent steps of the {WINDOW[1]:,} it takes"
-        return claims.inconclusive(claim, setting, reason, n=seeds, budget=told)
+        return judging.inconclusive(claim, setting, reason, n=seeds, budget=told)
     if verdict := few(claim, setting, seeds):
         return verdict
     difference = learning_curves.paired(arms[a], arms[b])
@@ -99,7 +99,7 @@ def _compare(
     else:
         p_for, p_against = difference.p_above(0), difference.p_below(0)
     mine = float(statistics.interquartile_mean(arms[a].value))
-    return claims.judge(
+    return judging.judge(
         claim, setting, p_for=p_for, p_against=p_against, effect=difference,
         effect_unit="points a game", budget=told,
         sentence=f"IQM of the mean return from 1.0M to 2.0M agent steps: {_label(*a)} {mine:.3g}, "

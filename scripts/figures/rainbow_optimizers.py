@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging
 from scripts.figures import learning_curves, style
 from scripts.figures.training import few, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -59,9 +59,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     setting = f"{config['game']}, lr {config['lr']:g}"
     budgets = [learning_curves.budget(name, cell, config, **_fixed(tidy, name))
                for name, cell in arms.items()]  # fmt: skip
-    told = claims.budget_text(budgets)
-    if refusal := claims.gate(budgets):
-        return [claims.inconclusive(claim, setting, refusal, budget=told, refused=True)]
+    told = fairness.budget_text(budgets)
+    if refusal := fairness.gate(budgets):
+        return [judging.inconclusive(claim, setting, refusal, budget=told, refused=True)]
     if verdict := few(claim, setting, len(arms[SUBJECT])):
         return [verdict]
     others = {name: learning_curves.paired(arms[SUBJECT], cell)
@@ -70,14 +70,14 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     order = tables["scores"].sort_values("value", ascending=False)
     ranks = ", ".join(f"{style.mark(arm.optimizer).label} {arm.value:.3g}"
                       for arm in order.itertuples())  # fmt: skip
-    verdict = claims.judge(
+    verdict = judging.judge(
         claim, setting, p_for=max(other.p_above(0) for other in others.values()),
         p_against=min(1.0, len(others) * min(other.p_below(0) for other in others.values())),
         effect=others[closest],
         effect_unit=f"points a game more than {style.mark(closest).label}, the best of the others",
         budget=told, sentence=f"IQM of the mean return over the evaluations: {ranks}.",
     )  # fmt: skip
-    return claims.settle([verdict])
+    return judging.settle([verdict])
 
 
 def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:

@@ -9,9 +9,9 @@ from scipy import stats
 
 from runners.sweep import plan
 from scripts import statistics
-from scripts.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from scripts.figures import learning_curves, rainbow_breakout, rainbow_optimizers, style
 from scripts.figures.learning_curves import BREAKOUT
+from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 
 CONFIG = {"scale": "paper", "steps": 480_000, "game": BREAKOUT, "games": 20,
           "agent_steps": 2_000_000, "lr": 6.25e-5, "betas": (0.9, 0.999), "note": "",

@@ -19,9 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from scripts import claims, statistics
-from scripts.claims import LARGE_NOISE, SMALL_NOISE, Arms, Budget, Claim, Verdict
+from scripts import claims, fairness, judging, statistics
+from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
+from scripts.fairness import Budget
 from scripts.figures import style
+from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]  # what `config` returns
@@ -212,10 +215,10 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     large = [s for s in config["sigmas"] if s >= LARGE_NOISE - 1e-9]
     others = [o for o in config["optimizers"] if o != SUBJECT]
     plans = {
-        "rosenbrock_alike_at_small_noise": (claims.alike, COUSINS, small),
-        "rosenbrock_fastest_adaptive": (claims.fastest, ADAPTIVE, large),
-        "rosenbrock_fastest_of_all": (claims.fastest, others, large),
-        "rosenbrock_still_converges": (claims.still_converges, COUSINS, config["sigmas"]),
+        "rosenbrock_alike_at_small_noise": (alike, COUSINS, small),
+        "rosenbrock_fastest_adaptive": (fastest, ADAPTIVE, large),
+        "rosenbrock_fastest_of_all": (fastest, others, large),
+        "rosenbrock_still_converges": (still_converges, COUSINS, config["sigmas"]),
     }
     betaless = set(whole.optimizer[whole.beta1.isna()])
     views = {setting: _cut(whole, _horizon(setting, config)) for setting in SETTINGS}
@@ -230,7 +233,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 continue  # that setting does not exist for one of the rivals
             found.append(_verdict(judge, claim, setting, rivals, sigmas, lrs, cells[setting],
                                   tables["tuning"], config))  # fmt: skip
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def _verdict(
@@ -240,7 +243,7 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     """Refuse where something is missing or unfair, judge otherwise."""
     if not sigmas:
-        return claims.inconclusive(
+        return judging.inconclusive(
             claim, setting, "no noise level of this scale is in the range of the claim"
         )
     compared = [SUBJECT, *rivals]
@@ -251,19 +254,19 @@ def _verdict(
                 cell = cells.get((optimizer, lrs.get((optimizer, sigma)), phase, sigma))
                 if cell is None:
                     reason = f"no {phase} runs of {optimizer} at σ = {sigma:g}"
-                    return claims.inconclusive(claim, setting, reason)
+                    return judging.inconclusive(claim, setting, reason)
                 arms[optimizer, sigma, phase] = cell.set_index("seed").steps
                 runs[optimizer] = cell
     budgets = [_budget(o, setting, sigmas, arms, runs[o], tuning, config) for o in compared]
-    text, n = claims.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
+    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
     if n < statistics.MIN_SEEDS:
-        return claims.inconclusive(claim, setting, claims.few_seeds(n), n=n, budget=text)
-    if refusal := claims.gate(budgets):
-        return claims.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
+    if refusal := fairness.gate(budgets):
+        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
     labels = {o: style.mark(o).label for o in compared}
     horizon = _horizon(setting, config)
     evidence = judge(arms, labels, sigmas, horizon, seed=BOOTSTRAP_SEED)
-    return claims.judge(claim, setting, budget=text, **evidence)
+    return judging.judge(claim, setting, budget=text, **evidence)
 
 
 def _budget(

@@ -22,10 +22,10 @@ from PIL import Image
 
 from runners import record
 from runners.config import ConfigError
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import KEY, pick
+from scripts.judging import Verdict
 from tasks.style_transfer import pictures
 
 Tables = dict[str, pd.DataFrame]
@@ -98,15 +98,15 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         rivals = ["adam"] if claim.id.endswith("adam") else every
         compared = [SUBJECT, *rivals]
         if missing := [name for name in compared if name not in wide]:
-            settled.append(claims.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
+            settled.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
             continue
         budgets = [training.budget(name, found, chosen, config["steps"]) for name in compared]
-        text = claims.budget_text(budgets)
+        text = fairness.budget_text(budgets)
         if verdict := training.few(claim, SETTING, len(wide)):
             settled.append(verdict)
             continue
-        if refusal := claims.gate(budgets):
-            settled.append(claims.inconclusive(claim, SETTING, refusal, n=len(wide), budget=text,
+        if refusal := fairness.gate(budgets):
+            settled.append(judging.inconclusive(claim, SETTING, refusal, n=len(wide), budget=text,
                                                refused=True))  # fmt: skip
             continue
         ahead = {name: statistics.mean_interval(wide[name] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
@@ -114,7 +114,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         best = min(rivals, key=lambda name: tuned[name])
         told = ", ".join(f"{style.mark(o).label} {10 ** wide[o].mean():.3g}" for o in compared)
         settled.append(
-            claims.judge(
+            judging.judge(
                 claim,
                 SETTING,
                 budget=text,
@@ -126,7 +126,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 f"means: {told}.",
             )
         )
-    return claims.settle(settled)
+    return judging.settle(settled)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:

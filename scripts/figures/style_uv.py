@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, style_curves, training
 from scripts.figures.style_curves import finals, outcomes, seeds, show
 from scripts.figures.training import pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -64,9 +64,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             cells = pick(chosen, _cells_of(claim.id, chosen, vs))
             budget = training.budget(name, found, cells, config["steps"])
             budgets.append(replace(budget, fixed={}))  # the betas are what is varied
-        text = claims.budget_text(budgets)
-        if refusal := claims.gate(budgets):
-            settled.append(claims.inconclusive(claim, SETTING, refusal, n=n, budget=text,
+        text = fairness.budget_text(budgets)
+        if refusal := fairness.gate(budgets):
+            settled.append(judging.inconclusive(claim, SETTING, refusal, n=n, budget=text,
                                                refused=True))  # fmt: skip
             continue
         if claim.id == "style_uv_beyond":
@@ -89,7 +89,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                     f"multiplied by {10 ** change.mean():.3g} (geometric mean over μ of "
                     f"{', '.join(f'{u:g}' for u in us)}).")  # fmt: skip
         settled.append(
-            claims.judge(
+            judging.judge(
                 claim,
                 SETTING,
                 budget=text,
@@ -100,7 +100,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 sentence=told,
             )
         )
-    return claims.settle(settled)
+    return judging.settle(settled)
 
 
 def _compared(claim: str) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from scripts import claims, statistics
-from scripts.claims import Budget
+from scripts import claims, judging, statistics
+from scripts.fairness import Budget
 
 CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
@@ -94,8 +94,8 @@ def stand_in(values: Any) -> str:
     return "" if name == "cifar10" else f" · data: {name}, a stand-in for CIFAR-10"
 
 
-def few(claim: claims.Claim, setting: str, seeds: int) -> claims.Verdict | None:
+def few(claim: claims.Claim, setting: str, seeds: int) -> judging.Verdict | None:
     """The verdict where there are too few seeds for one."""
     if seeds >= statistics.MIN_SEEDS:
         return None
-    return claims.inconclusive(claim, setting, claims.few_seeds(seeds), n=seeds)
+    return judging.inconclusive(claim, setting, judging.few_seeds(seeds), n=seeds)

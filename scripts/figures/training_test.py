@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from scripts.figures import adam_divergence, deep_fc_depth, training, uv_plane
 from scripts.figures.training import CHANCE
+from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 
 SEEDS = [*range(12), *range(1_000_000, 1_000_004)]
 OPTIMIZERS = ("laprop", "adam", "amsgrad", "radam", "adabound", "signsgd")

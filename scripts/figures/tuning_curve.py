@@ -15,10 +15,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics, tuning
-from scripts.claims import SMALL_BUDGET, Budget, Verdict
+from scripts import claims, fairness, judging, statistics, tuning
+from scripts.claims import SMALL_BUDGET
+from scripts.fairness import Budget
 from scripts.figures import style
 from scripts.figures.training import few, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 SETTING, SUBJECT, RIVAL = "best of k", "laprop", "adam"
@@ -78,18 +80,18 @@ def verdicts(
             continue
         k = min(SMALL_BUDGET, budgets[-1]) if claim.id.endswith("small_budget") else budgets[-1]
         place = budgets.index(k)
-        text = claims.budget_text(given)
-        if reason := claims.gate(given):
-            found.append(claims.inconclusive(claim, SETTING, reason, n=seeds, budget=text,
+        text = fairness.budget_text(given)
+        if reason := fairness.gate(given):
+            found.append(judging.inconclusive(claim, SETTING, reason, n=seeds, budget=text,
                                              refused=True))  # fmt: skip
             continue
         gap = tuning.difference(RIVAL, SUBJECT, means, draws, place, len(tune[SUBJECT]))
         each = ", ".join(
-            f"{label} {claims.number(float(means[name][place]))}"
+            f"{label} {judging.number(float(means[name][place]))}"
             for label, name in zip(labels, (SUBJECT, RIVAL), strict=True)
         )
         found.append(
-            claims.judge(
+            judging.judge(
                 claim,
                 SETTING,
                 p_for=gap.p_above(0),
@@ -100,7 +102,7 @@ def verdicts(
                 sentence=f"Expected {unit} of the best of {k} trials: {each}.",
             )
         )
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note: str) -> Figure:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.claims import Verdict
 from scripts.figures import training, tuning_curve
 from scripts.figures.tuning_curve import Tables
+from scripts.judging import Verdict
 
 EXPERIMENT, UNIT = "tuning_deep_fc", "training loss (nats)"
 

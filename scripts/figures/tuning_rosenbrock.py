@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.claims import Verdict
 from scripts.figures import tuning_curve
 from scripts.figures.training import pick
 from scripts.figures.tuning_curve import POINT, Tables
+from scripts.judging import Verdict
 
 EXPERIMENT, UNIT = "tuning_rosenbrock", "steps to the minimum"
 

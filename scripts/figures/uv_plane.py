@@ -17,10 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, statistics
-from scripts.claims import Verdict
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import CHANCE, pick
+from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -77,10 +77,10 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             p_for = max(gap.p_above(-claims.SMALL_GAP), gap.p_below(claims.SMALL_GAP))
             p_against = min(gap.p_below(-claims.SMALL_GAP), gap.p_above(claims.SMALL_GAP))
         found.append(
-            claims.judge(
+            judging.judge(
                 claim,
                 SETTING,
-                budget=claims.budget_text(budgets),
+                budget=fairness.budget_text(budgets),
                 p_for=p_for,
                 p_against=p_against,
                 effect=gap,
@@ -90,7 +90,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 "seeds).",
             )
         )
-    return claims.settle(found)
+    return judging.settle(found)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:

@@ -1,0 +1,184 @@
+"""From evidence to verdicts, and verdicts as text.
+
+A claim says in advance what supports and what contradicts it. Evidence for one claim is two
+one-sided p-values, one against "the claim does not hold" and one against "the claim holds"; the
+smaller of the two, doubled, is the p-value of the verdict. It must stay within ALPHA after Holm's
+correction over all verdicts of the experiment. The fairness gate comes before any of this:
+optimizers that were not given the same chances are not ranked.
+
+What is compared (the best rival, the noise level where a pair is farthest apart) is picked on the
+tuning seeds and judged on the report seeds, so that picking biases neither effect nor p-value.
+What must hold everywhere is tested everywhere, and the largest p-value counts (an
+intersection-union test, which needs no correction).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pandas as pd
+
+from scripts.claims import CLAIMS, Claim
+from scripts.statistics import MIN_SEEDS, Estimate, holm
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    claim: str
+    setting: str
+    verdict: str
+    effect: float = math.nan
+    effect_unit: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0  # report seeds, or the cases of a maximum
+    budget: str = ""
+    p_value: float = math.nan  # two-sided; NaN where there is no test
+    p_holm: float = math.nan  # over all verdicts of the experiment; NaN before `settle`
+    refused: str = ""  # why the fairness gate refused
+    sentence: str = ""
+
+
+def judge(
+    claim: Claim,
+    setting: str,
+    *,
+    p_for: float,
+    p_against: float,
+    effect: Estimate,
+    effect_unit: str,
+    budget: str,
+    sentence: str,
+) -> Verdict:
+    """The verdict before correction; `settle` must follow once all verdicts are there.
+
+    p_for and p_against are one-sided: small p_for speaks for the claim, small p_against against.
+    """
+    if effect.n < MIN_SEEDS:
+        return inconclusive(claim, setting, few_seeds(effect.n), n=effect.n, budget=budget)
+    p = min(1.0, 2 * min(p_for, p_against))
+    direction = SUPPORTED if p_for < p_against else CONTRADICTED
+    verdict = direction if p <= ALPHA else INCONCLUSIVE
+    return Verdict(
+        claim.id, setting, verdict, effect.value, effect_unit, effect.low, effect.high, effect.n,
+        budget, p_value=p, sentence=sentence,
+    )  # fmt: skip
+
+
+def examine(
+    claim: Claim,
+    setting: str,
+    *,
+    supported: bool,
+    contradicted: bool,
+    effect: float,
+    effect_unit: str,
+    n: int,
+    sentence: str,
+) -> Verdict:
+    """The verdict on a bound: a maximum over n cases, without interval or test.
+
+    One counterexample contradicts a bound. No number of cases proves it, so that a claim should
+    call itself supported only where the cases were hard.
+    """
+    verdict = CONTRADICTED if contradicted else SUPPORTED if supported else INCONCLUSIVE
+    return Verdict(claim.id, setting, verdict, effect, effect_unit, n=n, budget="not tuned",
+                   sentence=sentence)  # fmt: skip
+
+
+def few_seeds(n: int) -> str:
+    return f"{n} report seeds are too few for a ranking (at least {MIN_SEEDS})"
+
+
+def inconclusive(
+    claim: Claim, setting: str, reason: str, *, n: int = 0, budget: str = "", refused: bool = False
+) -> Verdict:
+    """A verdict without numbers: the reason stands in the place of the ranking."""
+    return Verdict(
+        claim.id, setting, INCONCLUSIVE, n=n, budget=budget, refused=reason if refused else "",
+        sentence=f"No ranking: {reason}.",
+    )  # fmt: skip
+
+
+def certain(
+    claim: Claim, setting: str, verdict: str, *, effect: float, effect_unit: str, budget: str,
+    sentence: str,
+) -> Verdict:  # fmt: skip
+    """A verdict on something with nothing random in it: no seeds, no interval, no test."""
+    return Verdict(
+        claim.id, setting, verdict, effect, effect_unit, effect, effect, 1, budget,
+        sentence=sentence,
+    )  # fmt: skip
+
+
+def settle(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Holm's correction over all verdicts that rest on a test; those that fail it fall back."""
+    settled = list(verdicts)
+    tested = [i for i, v in enumerate(verdicts) if not math.isnan(v.p_value)]
+    for i, p in zip(tested, holm([verdicts[i].p_value for i in tested]), strict=True):
+        v = replace(verdicts[i], p_holm=float(p))
+        if p > ALPHA and v.verdict != INCONCLUSIVE:
+            note = f" Not significant after correction for {len(tested)} tests."
+            v = replace(v, verdict=INCONCLUSIVE, sentence=v.sentence + note)
+        settled[i] = v
+    return settled
+
+
+def to_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(v) for v in verdicts], columns=list(Verdict.__dataclass_fields__))
+
+
+def from_frame(frame: pd.DataFrame) -> list[Verdict]:
+    """The verdicts of a frame, also of one read back from CSV (where an empty text is NaN)."""
+    texts = [name for name, f in Verdict.__dataclass_fields__.items() if f.type is str]
+    clean = frame.assign(**{name: frame[name].fillna("").astype(str) for name in texts})
+    return [Verdict(**row) for row in clean.to_dict("records")]  # type: ignore[arg-type]
+
+
+def to_markdown(verdicts: Sequence[Verdict]) -> str:
+    """One table row per verdict; a refused or missing ranking shows its reason instead."""
+    sentences = {claim.id: claim.sentence for claim in CLAIMS}
+    lines = [
+        "| claim | setting | verdict | effect (95% interval) | n | tuning | p (Holm) | in words |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for v in verdicts:
+        verdict = f"**{v.verdict}**" + (" (refused)" if v.refused else "")
+        p = "–" if math.isnan(v.p_holm) else f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
+        cells = [sentences.get(v.claim, v.claim), v.setting, verdict, _effect(v), str(v.n),
+                 v.budget, p, v.sentence]  # fmt: skip
+        lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def frame_to_markdown(frame: pd.DataFrame) -> str:
+    return to_markdown(from_frame(frame))
+
+
+def to_text(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts for a terminal, each with its sentence below it."""
+    return "\n".join(
+        f"{v.verdict:12}  {v.claim}, {v.setting}: {_effect(v)}, n = {v.n}\n{'':14}{v.sentence}"
+        for v in verdicts
+    )
+
+
+def _effect(v: Verdict) -> str:
+    if not v.effect_unit:
+        return "–"
+    known = not (math.isnan(v.low) and math.isnan(v.high))
+    interval = f" ({number(v.low)} to {number(v.high)})" if known else ""
+    return f"{number(v.effect)}{interval} {v.effect_unit}"
+
+
+def number(value: float) -> str:
+    """A number for a reader: thousands with a comma, small ones with two digits."""
+    if math.isnan(value):
+        return "unknown"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.1e}".replace("-", "−")
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return text.replace("inf", "∞").replace("-", "−")
