@@ -39,18 +39,27 @@ def collect(
 
     Raises ConfigError where one is not finished.
     """
-    import pandas as pd
-
-    tables = []
-    for job in jobs:
-        found = record.read_record(job.config.folder)
-        if found is None or not found.status or found.status["status"] not in record.FINISHED:
+    records = read_all(jobs)
+    for job, found in zip(jobs, records, strict=True):
+        if found is None:
             raise ConfigError(
                 f"{job.config.label} ({job.config.key}) is not finished; "
                 f"run the sweep first: python -m runners.run -m {' '.join(overrides)}"
             )
-        tables.append(_table(found, experiment))
-    tidy = pd.concat(tables, ignore_index=True)
+    return tidy_table([found for found in records if found], experiment)
+
+
+def read_all(jobs: "Sequence[Job]") -> list[record.Record | None]:
+    """The record of each job, in their order; None where its run is not finished."""
+    found = [record.read_record(job.config.folder) for job in jobs]
+    return [r if r and r.status and r.status["status"] in record.FINISHED else None for r in found]
+
+
+def tidy_table(records: Sequence[record.Record], experiment: str) -> "pd.DataFrame":
+    """The tidy table of finished ``records``."""
+    import pandas as pd
+
+    tidy = pd.concat([_table(found, experiment) for found in records], ignore_index=True)
     for name in ("experiment", "task", "optimizer", "run", "phase", "metric"):
         tidy[name] = tidy[name].astype("category")
     return tidy

@@ -3,8 +3,8 @@
     python -m scripts.figures E [scale=S] [results_dir=DIR]
 
 Writes ``<results_dir>/<E>/<scale>/``: tidy.parquet, the small tables as CSV, claims.csv,
-figure.png, figure.pdf and a README; then ``<results_dir>/REPORT.md`` over all experiments. Code
-that is particular to an experiment is the module of its name beside this file, with
+figure.png, .pdf and .svg, provenance.json and a README; then the report over all experiments
+(scripts/report.py). Code that is particular to an experiment is the module of its name beside this file, with
 
     config(values) -> config                 what it needs of the experiment's configuration
     tables(tidy, config) -> {name: DataFrame}
@@ -12,89 +12,103 @@ that is particular to an experiment is the module of its name beside this file, 
     draw(tidy, tables, config) -> Figure
 """
 
+import hashlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from runners import record
-from runners.collect import collect, to_parquet, write_atomically
-from runners.config import MANNER, ConfigError, check_option, experiment_values, parse
+from runners.collect import read_all, tidy_table, to_parquet, write_atomically
+from runners.config import MANNER, ROOT, ConfigError, check_option, experiment_values, parse
 from runners.sweep import Job, plan
-from scripts import judging, report
+from scripts import faults, judging, provenance, report
 from scripts.figures import style
+
+SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"
 
 
 def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.Verdict]]:
-    """Collect, tabulate, judge and draw ``experiment``; returns the folder and the verdicts."""
+    """Collect, tabulate, judge and draw ``experiment``; returns the folder and the verdicts.
+
+    What is up to date is left as it is. Raises ConfigError where runs are not finished; results
+    from before stay, and where some of the runs are there, they say from now on what is missing.
+    """
     check_option("experiment", experiment)
     whole = [f"experiment={experiment}", *overrides]
     jobs = plan(whole)
     values = experiment_values(whole)
-    tidy = collect(jobs, experiment, whole)
+    # Narrowed or changed, it is another experiment, and must not take the place of the real one.
+    changes = [text for text in overrides if parse([text])[0].key_or_group not in MANNER]
+    name = values["scale"] + ("-changed" if changes else "")
+    folder = Path(values["results_dir"]) / experiment / name
+    made_from = _digest(jobs)
+    if provenance.read(folder).get("made_from") == made_from:
+        return folder, judging.from_frame(pd.read_csv(folder / "claims.csv"))
+
+    records = read_all(jobs)
+    found = [r for r in records if r is not None]
+    if missing := faults.unfinished(jobs, records):
+        if found:
+            provenance.withhold(folder, missing)
+        raise ConfigError(
+            f"{missing[0]}; run the sweep first: python -m runners.run -m {' '.join(whole)}"
+        )
+    tidy = tidy_table(found, experiment)
+    command = " ".join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
+    about = provenance.gather(experiment, values, found, tidy, command) | {"made_from": made_from}
+    if about["withheld"]:
+        provenance.withhold(folder, about["withheld"])
+        raise ConfigError("; ".join(about["withheld"]))
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
     tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
     verdicts: list[judging.Verdict] = analysis.verdicts(tidy, tables, config)
     figure = analysis.draw(tidy, tables, config)
 
-    # Narrowed or changed, it is another experiment, and must not take the place of the real one.
-    changes = [text for text in overrides if parse([text])[0].key_or_group not in MANNER]
-    name = values["scale"] + ("-changed" if changes else "")
-    folder = Path(values["results_dir"]) / experiment / name
+    provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
     style.save(figure, folder)
-    command = " ".join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
-    readme = _readme(experiment, values["scale"], command, jobs, verdicts)
-    write_atomically(folder / "README.md", readme.encode())
-    report.write(Path(values["results_dir"]))
+    write_atomically(folder / "README.md", _readme(about, verdicts).encode())
+    provenance.write(folder, about)
     return folder, verdicts
 
 
-def _readme(
-    experiment: str, scale: str, command: str, jobs: Sequence[Job],
-    verdicts: Sequence[judging.Verdict],
-) -> str:  # fmt: skip
-    origins = [_origin(job) for job in jobs]
-    versions = sorted(
-        {f"commit {o['code']['commit']}, digest {o['code']['digest']}" for o in origins}
-    )
-    packages = sorted({", ".join(f"{k} {v}" for k, v in o["packages"].items()) for o in origins})
-    machines = sorted({_machine(o["hardware"]) for o in origins})
-    mixed = (
-        "" if len(versions) == 1 else "\n**Results of different code versions are mixed here.**\n"
-    )
-    return f"""# {experiment}, scale {scale}
+def results_dir(experiment: str, overrides: Sequence[str]) -> Path:
+    return Path(experiment_values([f"experiment={experiment}", *overrides])["results_dir"])
+
+
+def _digest(jobs: Sequence[Job]) -> str:
+    """Of everything that the results are made from: the records, this code, published numbers."""
+    digest = hashlib.sha256()
+    sources = [p for p in sorted(SCRIPTS.rglob("*.py")) if not p.name.endswith("_test.py")]
+    for path in [*sources, *sorted(REFERENCE.glob("*.csv"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for job in jobs:
+        path = job.config.folder / record.FILE_NAME
+        digest.update(job.config.key.encode())
+        digest.update(path.read_bytes() if path.exists() else b"missing")
+    return digest.hexdigest()[:16]
+
+
+def _readme(about: Mapping[str, Any], verdicts: Sequence[judging.Verdict]) -> str:
+    noticed = "".join(f"\n**Noticed: {text}.**\n" for text in about["noticed"])
+    return f"""# {about["experiment"]}, scale {about["scale"]}
 
 ![figure](figure.png)
 
-    python -m scripts.reproduce {command}
+    python -m scripts.reproduce {about["command"]}
 
 {judging.to_markdown(verdicts).strip()}
-{mixed}
-- Runs: {len(jobs)}
-- Code: {"; ".join(versions)}
-- Packages: {"; ".join(packages)}
-- Hardware: {"; ".join(machines)}
-- Tables: `tidy.parquet` (one row a measured value), and what the figure shows as CSV.
+{noticed}
+{provenance.to_markdown(about)}- Tables: `tidy.parquet` (one row a measured value), and what the figure shows as CSV.
 """
-
-
-def _origin(job: Job) -> dict[str, Any]:
-    found = record.read_record(job.config.folder)
-    assert found is not None, job.config.folder  # collect has just read it
-    return found.provenance
-
-
-def _machine(hardware: dict[str, Any]) -> str:
-    device = hardware.get("gpu") or hardware["device"]
-    return f"{hardware['machine']}, {hardware['cores']} cores, {device}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     try:
-        folder, verdicts = make(arguments[0].removeprefix("experiment="), arguments[1:])
+        experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
+        try:
+            folder, verdicts = make(experiment, overrides)
+        finally:  # also of results that lost their basis
+            report.write(results_dir(experiment, overrides))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

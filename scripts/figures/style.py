@@ -5,9 +5,9 @@ display and nothing is kept open; importing this module changes no global settin
 """
 
 import hashlib
+import io
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from runners.collect import write_atomically
+from scripts.figures import hover
 
 
 class Mark(NamedTuple):
@@ -161,25 +164,20 @@ def clashes(fig: Figure) -> list[str]:
 
 
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> list[Path]:
-    """Write PNG (200 dpi) and PDF; the same figure gives the same bytes, each file appears whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write PNG (200 dpi), PDF and SVG; the same figure gives the same bytes, each appears whole."""
     # what matplotlib would stamp into the file: its version and the time
     metadata = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None},
     }
-    written = []
+    content = {}
     for kind, stamps in metadata.items():
-        target = folder / f"{name}.{kind}"
-        handle, draft = tempfile.mkstemp(prefix=f".{name}.", suffix=f".{kind}", dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file, matplotlib.rc_context(RC):
-                fig.savefig(file, format=kind, dpi=200, metadata=stamps)
-            os.chmod(draft, 0o644)  # mkstemp's 0600 would keep others from reading the figure
-            os.replace(draft, target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-        written.append(target)
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(RC):
+            fig.savefig(buffer, format=kind, dpi=200, metadata=stamps)
+        content[kind] = buffer.getvalue()
+    content["svg"] = hover.to_svg(fig, {m.colour.upper(): m.label for m in MARKS.values()}, RC)
+    written = [Path(folder) / f"{name}.{kind}" for kind in content]
+    for path, data in zip(written, content.values(), strict=True):
+        write_atomically(path, data)
     return written
