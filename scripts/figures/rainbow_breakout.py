@@ -79,7 +79,7 @@ def _compare(
 ) -> Verdict:  # fmt: skip
     """Arm a against arm b; the same optimizer at two eps is asked for a difference of any sign."""
     seeds = len(arms[a])
-    budgets = [learning_curves.budget(name, arms[name, eps], config, eps=eps)
+    budgets = [fairness.untuned(name, config["steps"], arms[name, eps].seed, eps=eps)
                for name, eps in (a, b)]  # fmt: skip
     same_optimizer = a[0] == b[0]
     told = fairness.budget_text(budgets)

@@ -57,7 +57,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     arms = {name: cell for (name,), cell in whole.groupby(list(BY), observed=True)}
     (claim,) = claims.claims_of(EXPERIMENT)
     setting = f"{config['game']}, lr {config['lr']:g}"
-    budgets = [learning_curves.budget(name, cell, config, **_fixed(tidy, name))
+    budgets = [fairness.untuned(name, config["steps"], cell.seed, **_fixed(tidy, name))
                for name, cell in arms.items()]  # fmt: skip
     told = fairness.budget_text(budgets)
     if refusal := fairness.gate(budgets):
