@@ -184,18 +184,18 @@ def _submit(
     kind = name.removeprefix("submitit_")
     given = {k: v for k, v in settings.items() if v is not None and k not in OF_THE_PACK}
     timeouts = given.pop("max_num_timeout")
-    if kind == "slurm":
-        given["additional_parameters"] = {"requeue": True, **given["additional_parameters"]}
-    else:
-        del given["array_parallelism"]
+    folder = results_dir / ".hydra" / "submitit" / "%j"
     try:
-        executor = submitit.AutoExecutor(
-            folder=results_dir / ".hydra" / "submitit" / "%j", cluster=kind,
-            **{f"{kind}_max_num_timeout": timeouts},
-        )  # fmt: skip
-        executor.update_parameters(
-            **{k if k in OF_BOTH else f"{kind}_{k}": v for k, v in given.items()}
-        )
+        if kind == "slurm":
+            given["additional_parameters"] = {"requeue": True, **given["additional_parameters"]}
+            executor = submitit.AutoExecutor(
+                folder=folder, cluster=kind, slurm_max_num_timeout=timeouts
+            )
+            given = {k if k in OF_BOTH else f"slurm_{k}": v for k, v in given.items()}
+        else:  # AutoExecutor does not let signal_delay_s through to it
+            executor = submitit.LocalExecutor(folder=folder, max_num_timeout=timeouts)
+            del given["array_parallelism"]
+        executor.update_parameters(**given)
         # a job starts where it was submitted, and imports from there
         with contextlib.chdir(code), executor.batch():
             jobs = [executor.submit(pack) for pack in packs]

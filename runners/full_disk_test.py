@@ -76,3 +76,17 @@ def test_gathering_on_a_full_disk_leaves_the_tables_as_they_were(small, capsys):
     filler.unlink()
     assert collect.main([f"results_dir={small}"]) == 0
     assert "2 finished records, 1 of all read now" in capsys.readouterr().out
+
+
+def test_no_room_for_wandb_is_one_line_and_the_record_is_whole(small, tmp_path, capsys):
+    arguments = ["task=rosenbrock", "optimizer=adam", "steps=20", f"results_dir={tmp_path}"]
+    (job,) = plan(arguments)
+    job.config.folder.mkdir(parents=True)
+    (job.config.folder / "wandb").symlink_to(small)
+    fill(small, leave=0)
+    assert main(arguments) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("W&B gave up, the run goes on: "), error
+    assert "No space left on device" in error
+    found = record.read_record(job.config.folder)
+    assert found and not found.damaged and found.status["status"] == "completed"

@@ -1,7 +1,10 @@
 """Weights & Biases gets the same rows as the record, and can never fail a run."""
 
 import contextlib
+import errno
+import logging
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -41,9 +44,11 @@ class WandbTracker:
     ) -> None:  # fmt: skip
         # The library prints through its own service; the record is the console of this project.
         os.environ.setdefault("WANDB_SILENT", "true")
+        # nor does its log file that cannot be written tell of it, with a traceback a line
+        logging.raiseExceptions = False
         import wandb
 
-        self._names = _replica_names(replicas)
+        self._names, self._folder = _replica_names(replicas), folder
         self._run = wandb.init(
             project=PROJECT,
             id=key,
@@ -84,6 +89,10 @@ class WandbTracker:
     def finish(self, status: str) -> None:
         self._run.summary["status"] = status
         self._run.finish(exit_code=0 if status in ("completed", "diverged") else 1)
+        # W&B's service drops what it has no room for, and does not say so
+        folder = Path(self._folder, "wandb")
+        if folder.is_dir() and shutil.disk_usage(folder).free == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
     def _curves(self, name: str, values: list[float]) -> dict[str, float]:
         if len(values) == 1:
