@@ -22,7 +22,7 @@ from matplotlib.patches import Circle
 from scripts import claims, fairness, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
-from scripts.figures import style
+from scripts.figures import style, targets
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
 from scripts.judging import Verdict
 
@@ -67,7 +67,8 @@ def _horizon(setting: str, config: Config) -> int:
 
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
-    """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds."""
+    """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds;
+    `steps_to_target`: each seed of the setting "tuned"."""
     whole = _outcomes(tidy, config)
     tuning = _tuning(_cut(whole, _horizon("tuned", config)), config)
     rows = []
@@ -92,7 +93,31 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
             })  # fmt: skip
     if not rows:
         raise ValueError("no run on report seeds: nothing to summarize")
-    return {"tuning": tuning, "summary": pd.DataFrame(rows)}
+    steps = _steps_to_target(_cut(whole, _horizon("tuned", config)), tuning, config)
+    return {"tuning": tuning, "summary": pd.DataFrame(rows), "steps_to_target": steps}
+
+
+def _steps_to_target(outcomes: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> pd.DataFrame:
+    cells, lrs = _cells(outcomes), _lrs("tuned", tuning, outcomes, config)
+    problems = []
+    for sigma in sorted({sigma for _, sigma in lrs}):
+        arms, budgets, steps = {}, [], []
+        for name in [name for name, s in lrs if s == sigma]:
+            tune, report = (cells.get((name, lrs[name, sigma], phase, sigma))
+                            for phase in ("tune", "report"))  # fmt: skip
+            if tune is None or report is None:
+                continue
+            arms[name, sigma, "tune"] = tune.set_index("seed").steps
+            arms[name, sigma, "report"] = report.set_index("seed").steps
+            budgets.append(_budget(name, "tuned", [sigma], arms, report, tuning, config))
+            steps.append(report)
+        if steps:
+            problems.append(targets.table(
+                pd.concat(steps), problem=f"rosenbrock_noise, σ = {sigma:g}",
+                target=f"distance to (1, 1) below {config['tol']:g}",
+                horizon=_horizon("tuned", config), budgets=budgets,
+            ))  # fmt: skip
+    return pd.concat(problems) if problems else pd.DataFrame(columns=targets.COLUMNS)
 
 
 def _outcomes(tidy: pd.DataFrame, config: Config) -> pd.DataFrame:
