@@ -349,5 +349,17 @@ CLAIMS += (
 )
 
 
+CLAIMS += (
+    Claim(
+        "roberta_lower_than_adam",
+        "Pretraining RoBERTa, LaProp reaches a lower training loss than Adam.",
+        "experiment on pretraining; only the authors' single runs exist, none of ours",
+        "published",
+        "the training loss at the end is lower for LaProp over at least ten seeds",
+        "it is higher for LaProp over at least ten seeds",
+    ),
+)
+
+
 def claims_of(experiment: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if claim.experiment == experiment)

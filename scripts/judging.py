@@ -103,6 +103,11 @@ def inconclusive(
     )  # fmt: skip
 
 
+def withheld(verdict: Verdict, reason: str) -> Verdict:
+    """``verdict`` without its numbers, which have lost their basis."""
+    return Verdict(verdict.claim, verdict.setting, INCONCLUSIVE, sentence=f"Withheld: {reason}.")
+
+
 def certain(
     claim: Claim, setting: str, verdict: str, *, effect: float, effect_unit: str, budget: str,
     sentence: str,
@@ -147,8 +152,8 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
     ]
     for v in verdicts:
         verdict = f"**{v.verdict}**" + (" (refused)" if v.refused else "")
-        p = "–" if math.isnan(v.p_holm) else f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
-        cells = [sentences.get(v.claim, v.claim), v.setting, verdict, _effect(v), str(v.n),
+        p = p_text(v)
+        cells = [sentences.get(v.claim, v.claim), v.setting, verdict, effect_text(v), str(v.n),
                  v.budget, p, v.sentence]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -161,12 +166,20 @@ def frame_to_markdown(frame: pd.DataFrame) -> str:
 def to_text(verdicts: Sequence[Verdict]) -> str:
     """The verdicts for a terminal, each with its sentence below it."""
     return "\n".join(
-        f"{v.verdict:12}  {v.claim}, {v.setting}: {_effect(v)}, n = {v.n}\n{'':14}{v.sentence}"
+        f"{v.verdict:12}  {v.claim}, {v.setting}: {effect_text(v)}, n = {v.n}\n{'':14}{v.sentence}"
         for v in verdicts
     )
 
 
-def _effect(v: Verdict) -> str:
+def p_text(v: Verdict) -> str:
+    """The corrected p-value; a dash where there is no test."""
+    if math.isnan(v.p_holm):
+        return "–"
+    return f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
+
+
+def effect_text(v: Verdict) -> str:
+    """The effect with its interval and unit."""
     if not v.effect_unit:
         return "–"
     known = not (math.isnan(v.low) and math.isnan(v.high))

@@ -1,42 +1,292 @@
-"""``results/REPORT.md``: the verdicts on all claims, on one page.
+"""The report: every claim with its verdict, every figure, the published numbers beside ours.
 
-It is put together from the claims.csv of each experiment and scale that lies under the results
-directory, so it never says more than the tables do.
+    python -m scripts.report [results_dir=DIR]
+
+Writes ``DIR/REPORT.md``, ``DIR/index.html`` (self-contained: it asks nothing of a network),
+``DIR/figures.pdf`` (one figure a page) and, where DIR is the checkout's own ``results``, the table
+of results in README.md. All of it comes from the tables, claims and provenance that lie in
+``DIR/<experiment>/<scale>/``, so that it never says more than they do.
 """
 
+import base64
+import io
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from runners.collect import write_atomically
-from scripts import judging
+from runners.config import ROOT, ConfigError
+from scripts import judging, provenance, published
+from scripts.claims import CLAIMS, Claim
+from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Verdict
 
-SCALES = ("paper", "quick")  # the strongest evidence first; smoke proves nothing
-
-
-def write(results_dir: Path) -> Path:
-    """Write ``results_dir/REPORT.md`` anew and return its path."""
-    sections = []
-    for experiment in sorted(p for p in results_dir.iterdir() if p.is_dir()):
-        for scale in SCALES:
-            table = experiment / scale / "claims.csv"
-            if table.exists():
-                sections.append(_section(experiment.name, scale, pd.read_csv(table)))
-    head = (
-        "# Does it reproduce?\n\n"
-        "Each claim of the LaProp paper that has been put to the test here, with its verdict. "
-        "Effects come with 95% intervals; a claim with too few seeds, or whose comparison would "
-        "not be fair, is inconclusive.\n"
-    )
-    path = results_dir / "REPORT.md"
-    write_atomically(path, "\n".join([head, *sections]).encode())
-    return path
+SCALES = ("paper", "quick", published.FOLDER)  # the strongest evidence first; smoke proves nothing
+NOT_RUN = "not run"
+README, BEGIN, END = (
+    ROOT / "README.md",
+    "<!-- results: made by scripts/report.py -->",
+    "<!-- end -->",
+)
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
-def _section(experiment: str, scale: str, table: pd.DataFrame) -> str:
-    link = f"{experiment}/{scale}/"
+@dataclass(frozen=True)
+class Section:
+    """The results of one experiment at one scale."""
+
+    experiment: str
+    scale: str
+    folder: Path
+    about: dict[str, Any]
+    verdicts: list[Verdict]
+    distances: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        return f"{self.experiment}/{self.scale}"
+
+    @property
+    def warnings(self) -> list[str]:
+        return [*self.about.get("withheld", ()), *self.about.get("noticed", ())]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim with its verdicts, one a setting; without any it has not been put to the test."""
+
+    claim: Claim
+    section: Section | None
+    verdicts: list[Verdict]
+
+    @property
+    def papers(self) -> bool:
+        return not self.claim.source.startswith("not a claim of the paper")
+
+
+def sections(results_dir: Path) -> list[Section]:
+    """What lies under ``results_dir``, experiments in the order of their claims."""
+    experiments = list(dict.fromkeys(claim.experiment for claim in CLAIMS))
+    return [
+        _section(experiment, scale, results_dir / experiment / scale)
+        for experiment in experiments
+        for scale in SCALES
+        if (results_dir / experiment / scale / "claims.csv").exists()
+    ]
+
+
+def _section(experiment: str, scale: str, folder: Path) -> Section:
+    about = provenance.read(folder)
+    verdicts = judging.from_frame(pd.read_csv(folder / "claims.csv"))
+    if reasons := about.get("withheld"):
+        verdicts = [judging.withheld(v, "; ".join(reasons)) for v in verdicts]
+    distances = folder / published.DISTANCES
+    found: Any = pd.read_csv(distances).to_dict("records") if distances.exists() else []
+    return Section(experiment, scale, folder, about, verdicts, found)
+
+
+def rows(found: Sequence[Section]) -> list[Row]:
+    """Every claim, with its verdicts at the strongest scale at which it was put to the test."""
+    result = []
+    for claim in CLAIMS:
+        tested = [(s, [v for v in s.verdicts if v.claim == claim.id]) for s in found]
+        result.append(Row(claim, *next((pair for pair in tested if pair[1]), (None, []))))
+    return result
+
+
+def write(results_dir: Path) -> list[Path]:
+    """Write the report anew; returns what was written."""
+    published.make(results_dir)
+    found = sections(results_dir)
+    pages = {
+        results_dir / "REPORT.md": to_markdown(found).encode(),
+        results_dir / "index.html": to_html(found).encode(),
+        results_dir / "figures.pdf": to_pdf(found),
+    }
+    if results_dir.resolve() == (ROOT / "results").resolve():
+        pages[README] = with_results(README.read_text(), found).encode()
+    for path, content in pages.items():
+        write_atomically(path, content)
+    return list(pages)
+
+
+# ---------------------------------------------------------------- REPORT.md and README.md
+
+
+def to_markdown(found: Sequence[Section]) -> str:
+    """``REPORT.md``."""
+    table = rows(found)
+    parts = [
+        "# Does it reproduce?",
+        (
+            "Each claim of the LaProp paper and how it fared here; what is no claim of the paper says "
+            "so. Effects come with 95% intervals. A claim with too few seeds, or whose comparison would "
+            f"not be fair, is inconclusive. {summary(table)}"
+        ),
+        _claims_table(table),
+        "# Experiment by experiment",
+    ]
+    for section in found:
+        parts += [f"## {section.experiment}, {scale_text(section)}", *_section_text(section)]
+    if rows_ := [(s, d) for s in found for d in s.distances]:
+        parts += ["# Published numbers beside ours", _distances_table(rows_)]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_results(readme: str, found: Sequence[Section]) -> str:
+    """``readme`` with the table of results between its two marks made anew."""
+    if BEGIN not in readme or END not in readme:
+        raise ConfigError(f"README.md: the lines {BEGIN} and {END} expected around its results")
+    head, rest = readme.split(BEGIN, 1)
+    _, tail = rest.split(END, 1)
+    table = rows(found)
+    body = f"{summary(table)}\n\n{_claims_table(table, base='results/')}"
+    return f"{head}{BEGIN}\n{body}\n{END}{tail}"
+
+
+def summary(table: Sequence[Row]) -> str:
+    """How many verdicts on the paper's claims came out which way."""
+    papers = [row for row in table if row.papers]
+    counts = Counter(v.verdict for row in papers for v in row.verdicts)
+    counts[NOT_RUN] = sum(not row.verdicts for row in papers)
+    told = [f"{counts[name]} {name}" for name in (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
+            if counts[name]]  # fmt: skip
     return (
-        f"## {experiment}, scale {scale}\n\n"
-        f"[figure]({link}figure.png) · [tables and provenance]({link})\n\n"
-        f"{judging.frame_to_markdown(table).strip()}\n"
+        f"{len(papers)} claims of the paper, most of them under several settings: "
+        f"{', '.join(told)}."
     )
+
+
+def _claims_table(table: Sequence[Row], base: str = "") -> str:
+    lines = ["| claim | verdict: effect (95% interval) | evidence |", "|---|---|---|"]
+    for row in table:
+        claim = row.claim.sentence + ("" if row.papers else " (Not a claim of the paper.)")
+        told = [f"**{v.verdict}**{' (refused)' if v.refused else ''}, {v.setting}: "
+                f"{judging.effect_text(v)}" for v in row.verdicts]  # fmt: skip
+        where = "–"
+        if row.section:
+            place = f"[{row.section.experiment}]({base}{row.section.place}/)"
+            mark = " ⚠" if row.section.warnings else ""
+            where = f"{place}, {scale_text(row.section)}{mark}"
+        cells = [claim, "<br>".join(told) or NOT_RUN, where]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _section_text(section: Section) -> Iterator[str]:
+    link = f"{section.place}/"
+    yield f"[figure]({link}figure.png) · [tables and provenance]({link})"
+    for warning in section.warnings:
+        yield f"⚠ {warning[0].upper()}{warning[1:]}."
+    yield judging.to_markdown(section.verdicts).strip()
+    if section.about:
+        yield provenance.to_markdown(section.about).strip()
+
+
+def _distances_table(found: Sequence[tuple[Section, dict[str, Any]]]) -> str:
+    lines = ["Mean distance of our curve from the authors' (n = 1), at their points within ours.", "",
+             "| experiment | setting | distance | points | |", "|---|---|---|---|---|"]  # fmt: skip
+    for section, row in found:
+        cells = [f"[{section.experiment}]({section.place}/), {scale_text(section)}", row["setting"],
+                 distance_text(row), str(row["points"]), stand_in_note(section)]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def distance_text(row: dict[str, Any]) -> str:
+    if math.isnan(row["distance"]):
+        return "none: no point of theirs lies within ours"
+    return f"{judging.number(row['distance'])} {row['unit']}"
+
+
+def stand_in_note(section: Section) -> str:
+    return "; ".join(section.about.get("stand_ins", ())) or "the paper's own setting"
+
+
+def scale_text(section: Section) -> str:
+    if section.scale == published.FOLDER:
+        return "the authors' own runs"
+    seeds = section.about.get("report_seeds")
+    return f"{section.scale} scale" + (f", {seeds} seeds" if seeds else "")
+
+
+# ---------------------------------------------------------------- index.html and figures.pdf
+
+
+def to_html(found: Sequence[Section]) -> str:
+    """``index.html``: `report.html.jinja` filled in, with the figures in it."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
+                                     trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.globals.update(
+        scale_text=scale_text, distance_text=distance_text, stand_in_note=stand_in_note,
+        number=judging.number, p_text=judging.p_text, effect_text=judging.effect_text,
+    )  # fmt: skip
+    table = rows(found)
+    return environment.from_string(TEMPLATE.read_text()).render(
+        rows=table,
+        summary=summary(table),
+        sections=found,
+        sentences={claim.id: claim for claim in CLAIMS},
+        figures={section.place: inline_figure(section) for section in found},
+        distances=[(section, row) for section in found for row in section.distances],
+    )
+
+
+def inline_figure(section: Section) -> Any:
+    """The figure as a part of the page: its SVG, or its PNG where there is none."""
+    import markupsafe
+
+    name = f"figure of {section.experiment}"
+    svg, png = section.folder / "figure.svg", section.folder / "figure.png"
+    if not svg.exists():
+        data = base64.b64encode(png.read_bytes()).decode()
+        return markupsafe.Markup(f'<img alt="{name}" src="data:image/png;base64,{data}">')
+    text = svg.read_text()
+    text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    prefix = section.place.replace("/", "-") + "-"  # identifiers must differ from other figures'
+    return markupsafe.Markup(
+        re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + prefix, text)
+    )
+
+
+def to_pdf(found: Sequence[Section]) -> bytes:
+    """``figures.pdf``: one figure a page."""
+    import pypdf
+
+    writer = pypdf.PdfWriter()
+    for section in found:
+        writer.append(str(section.folder / "figure.pdf"), outline_item=section.place)
+    writer.metadata = None
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(a in ("-h", "--help") for a in arguments):
+        print((__doc__ or "").strip())
+        return 0
+    try:
+        if others := [a for a in arguments if not a.startswith("results_dir=")]:
+            raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
+        folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
+        if not folder.is_dir():
+            raise ConfigError(f"results_dir={folder}: no such folder")
+        print("\n".join(map(str, write(folder))))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -67,5 +67,6 @@ def _place(x: float, ax: Axes) -> str:
     """The value on the axis; where its ticks are set, the nearest, as marks may be dodged."""
     if not isinstance(ax.xaxis.get_major_locator(), FixedLocator):
         return f"{x:,.4g}"
-    ticks = ax.get_xticks()
-    return ax.get_xticklabels()[int(np.abs(ticks - x).argmin())].get_text()
+    ticks, texts = ax.get_xticks(), [label.get_text() for label in ax.get_xticklabels()]
+    nearest = int(np.abs(ticks - x).argmin())
+    return texts[nearest] if len(texts) == len(ticks) else f"{ticks[nearest]:g}"
