@@ -95,6 +95,11 @@ def check_option(group: str, option: str) -> None:
         raise ConfigError(f"{group}={option}: unknown {group}{hint(option, named)}")
 
 
+def folder_name(scale: str, added: Sequence[str]) -> str:
+    """Where results at ``scale`` go when ``added`` ("+mine") are compared too: beside the real ones."""
+    return scale + "".join(sorted(f"+{name.removeprefix('+')}" for name in added))
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parse ``key=value`` arguments; raises ConfigError where one is not of that form."""
     return [_parse(text) for text in overrides]

@@ -19,6 +19,7 @@ import pandas as pd
 
 from scripts import fairness
 from scripts.fairness import Budget
+from scripts.figures.training import pick
 
 COLUMNS = ["problem", "target", "optimizer", "seed", "steps", "horizon", "tuning", "refused"]
 
@@ -59,7 +60,7 @@ def median_on_tuning_seeds(
 
     ``optimizers`` are the experiment's own: one that is added moves no target.
     """
-    tune = outcomes[outcomes.phase == "tune"].astype({"optimizer": str})
+    tune = pick(outcomes, outcomes.phase == "tune").astype({"optimizer": str})
     tune = tune.merge(chosen.astype({"optimizer": str}), how="inner")
     means = tune.groupby("optimizer")["value"].mean()
     return float(means[means.index.isin(optimizers)].median())
