@@ -7,12 +7,16 @@ go to the sweeps (``results_dir=DIR``, ``tracking=disabled``, ``hydra/launcher=b
 Finished runs are not run again, so it can be stopped and started at any time.
 """
 
+import statistics
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from runners.config import ConfigError, check_option, groups
-from runners.sweep import sweep
+from runners import record
+from runners.config import ROOT, ConfigError, check_option, experiment_values, groups
+from runners.sweep import plan, state, sweep
 
 LAUNCHER = "hydra/launcher=joblib"
 
@@ -26,19 +30,75 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
         check_option("experiment", experiment)
     # The sweep's processes do the work; meanwhile this one can get ready for the analysis.
     threading.Thread(target=_import_analysis, daemon=True).start()
-    failed = False
-    for experiment in experiments:
-        print(f"== {experiment}", flush=True)
-        if sweep([f"experiment={experiment}", *overrides, *launcher]) != 0:
-            failed = True
-            continue
-        from scripts import judging
+    values = experiment_values([f"experiment={experiments[0]}", *plain])
+    folder = Path(values["results_dir"])
+    clock = _Clock(_costs(experiments, plain, values["scale"]))
+    verdicts, failed = [], False
+    for place, experiment in enumerate(experiments):
+        print(f"== {experiment} ({place + 1} of {len(experiments)}{clock.left()})", flush=True)
+        incomplete = sweep([f"experiment={experiment}", *overrides, *launcher]) != 0
+        clock.done(experiment)
         from scripts.figures.__main__ import make
 
-        folder, verdicts = make(experiment, plain)
-        print(judging.to_text(verdicts))
-        print(f"\n{folder / 'figure.png'}\n{folder.parent.parent / 'REPORT.md'}")
+        try:
+            made, found = make(experiment, plain)
+            print(made / "figure.png")
+            verdicts += found
+        except ConfigError as error:  # runs are missing, and `sweep` has said which
+            if not incomplete:
+                raise
+            print(f"{experiment}: no verdicts: {str(error).partition(';')[0]}", file=sys.stderr)
+        failed = failed or incomplete
+    from scripts import judging, report
+
+    pages = report.write(folder)
+    print("\n" + judging.to_text(verdicts) + "\n\n" + "\n".join(map(str, pages)))
     return 1 if failed else 0
+
+
+class _Clock:
+    """How long the rest will take, from what the experiments cost elsewhere and cost so far."""
+
+    def __init__(self, costs: Mapping[str, float]) -> None:
+        self._waiting = dict(costs)
+        self._start, self._paid = time.monotonic(), 0.0
+
+    def done(self, experiment: str) -> None:
+        self._paid += self._waiting.pop(experiment)
+
+    def left(self) -> str:
+        """For the end of a line; empty before anything can be said."""
+        if self._paid == 0:
+            return ""
+        gone = time.monotonic() - self._start
+        left = gone / self._paid * sum(self._waiting.values())
+        return f"; {_minutes(gone)} gone, about {_minutes(left)} left"
+
+
+def _costs(experiments: Sequence[str], overrides: Sequence[str], scale: str) -> dict[str, float]:
+    """What each still has to do, in seconds of training of the runs that are missing.
+
+    A run's seconds are those of the committed results; an experiment without any counts as the
+    median of the others.
+    """
+    from scripts import provenance
+
+    known = {}
+    for experiment in experiments:
+        about = provenance.read(ROOT / "results" / experiment / scale)
+        known[experiment] = about["train_seconds"] / about["runs"] if about else None
+    usual = statistics.median([cost for cost in known.values() if cost] or [1.0])
+    found = {}
+    for experiment, cost in known.items():
+        jobs = plan([f"experiment={experiment}", *overrides])
+        missing = sum(state(job.config) not in record.FINISHED for job in jobs)
+        found[experiment] = missing * (usual if cost is None else cost)
+    return found
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} min"
 
 
 def _import_analysis() -> None:
