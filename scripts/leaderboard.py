@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from runners.collect import write_atomically
-from runners.config import CHOICES, ConfigError, folder_name, hint
+from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
 from scripts import profiles, provenance, statistics
 from scripts.figures import board, style, targets
 from scripts.profiles import Problem
@@ -79,8 +79,8 @@ def read(results_dir: Path, scale: str) -> pd.DataFrame:
         found.append(table.assign(experiment=path.parts[-3]))
     steps = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     if steps.empty:
-        base, _, added = scale.partition("+")
-        more = f" optimizers=+{added.replace('+', ',+')}" if added else ""
+        base, _, names = scale.partition("+")
+        more = f" optimizers=+{names.replace('+', ',+')}" if names else ""
         raise ConfigError(f"{results_dir}: no experiment has a {FILE_NAME} at scale={scale}; "
                           f"python -m scripts.reproduce scale={base}{more} makes them")  # fmt: skip
     return steps
@@ -183,8 +183,8 @@ def _curves(found: profiles.Board, names: Sequence[str]) -> pd.DataFrame:
 
 def readme(tables: Tables, scale: str) -> str:
     ranking, boards = tables.ranking, tables.board
-    base, _, added = scale.partition("+")
-    more = f" optimizers=+{added.replace('+', ',+')}" if added else ""
+    base, _, names = scale.partition("+")
+    more = f" optimizers=+{names.replace('+', ',+')}" if names else ""
     sections = [
         (
             f"# Leaderboard, scale {scale}\n\n![figure](figure.png)\n\n"
@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
         return 0
-    given = {"scale": "quick", "results_dir": "results", "optimizers": ""}
+    given = {"scale": "quick", "results_dir": "results", ADDED: ""}
     try:
         for text in arguments:
             key, equals, value = text.partition("=")
@@ -289,8 +289,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ConfigError(f"'{text}': not understood - {', '.join(given)} expected as "
                                   "key=value")  # fmt: skip
             given[key] = value
-        added = [name for name in given["optimizers"].split(",") if name]
-        folder = make(Path(given["results_dir"]), folder_name(given["scale"], added))
+        more = added([f"{ADDED}={given[ADDED]}"] if given[ADDED] else [])
+        folder = make(Path(given["results_dir"]), folder_name(given["scale"], more))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

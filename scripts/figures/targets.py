@@ -9,7 +9,7 @@ A target is the task's own or the claim's threshold where there is one; elsewher
 """
 
 # What a column of a table holds is beyond the types of pandas.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 
 from collections.abc import Mapping, Sequence
 from typing import Any
