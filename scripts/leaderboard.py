@@ -240,6 +240,8 @@ def _board_table(rows: pd.DataFrame) -> str:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
+    if not np.isfinite([low, high]).all():  # one seed says nothing about the spread
+        return f"{value:.2f}"
     text = f"{value:.2f} ({low:.2f} to {high:.2f})"
     return text.replace("-", "−").replace("−0.00", "0.00")
 

@@ -27,14 +27,13 @@ def draw(
     them where the order is another one; c: each problem."""
     names = style.in_order(boards.optimizer)
     problems = list(dict.fromkeys(ranking.problem))
-    rows = (len(names) + 5) // 6  # of the legend
     with matplotlib.rc_context(style.RC):
-        fig = Figure(figsize=(7.6, 4.6 + 0.24 * len(problems) + 0.17 * (rows - 1)))
+        fig = Figure(figsize=(7.6, 4.6 + 0.24 * len(problems)))
         height = fig.get_figheight()
         fig.text(0.01, 1 - 0.07 / height, f"Leaderboard: steps to target, scale {scale}",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
         style.legend(fig, names, top=1 - 0.25 / height)
-        top = 1 - (0.75 + 0.17 * (rows - 1)) / height
+        top = 1 - 0.75 / height
         grid = fig.add_gridspec(1, 2, left=0.075, right=0.985, top=top, bottom=top - 2.1 / height,
                                 wspace=0.3, width_ratios=(1.25, 1))  # fmt: skip
         _profiles(fig.add_subplot(grid[0]), pick(profile, profile.problems == ALL), names)
@@ -75,18 +74,23 @@ def _scores(ax: Axes, boards: pd.DataFrame) -> None:
     for place, row in enumerate(first.itertuples()):
         look = style.mark(row.optimizer)
         ax.plot(row.score, place - shift, color=look.colour, marker=look.marker, markersize=5)
-        ax.hlines(place - shift, max(row.low, 0), min(row.high, 1), color=look.colour,
-                  linewidth=1.2)  # fmt: skip
+        _bar(ax, place - shift, row, color=look.colour, linewidth=1.2)
         if other:
             fair = second.loc[row.optimizer]
             ax.plot(fair.score, place + shift, color=look.colour, marker=look.marker, markersize=5,
                     markerfacecolor="white")  # fmt: skip
-            ax.hlines(place + shift, max(fair.low, 0), min(fair.high, 1), color=look.colour,
-                      linewidth=0.8, linestyle="--", zorder=1)  # fmt: skip
+            _bar(
+                ax, place + shift, fair, color=look.colour, linewidth=0.8, linestyle="--", zorder=1
+            )
     ax.set_yticks(range(len(first)), [style.mark(name).label for name in first.optimizer])
     ax.set(ylim=(len(first) - 0.4, -0.6), xlim=(-0.02, 1.02), xlabel="area under the profile")
     ax.grid(visible=False, axis="y")
     ax.set_title("b  order of the board", loc="left")
+
+
+def _bar(ax: Axes, y: float, row: Any, **look: Any) -> None:
+    if np.isfinite([row.low, row.high]).all():  # one seed says nothing about the spread
+        ax.hlines(y, row.low, row.high, **look)
 
 
 def _problems(ax: Axes, ranking: pd.DataFrame, names: Sequence[str]) -> None:
@@ -137,7 +141,7 @@ def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
         f"n = {n} seeds; {len(each)} problems of {each.experiment.nunique()} experiments, each "
         "experiment one unit of weight. Steps: restricted mean over seeds, one that does not "
         "reach the target counting as the horizon; never (open): with no seed. Bands and bars: 95% "
-        "bootstrap intervals over seeds, for these problems."
+        f"bootstrap intervals over seeds, for these problems, as wide as {low} seeds ask for."
     )
     if refused:
         text += (

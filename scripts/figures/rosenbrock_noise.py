@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from scripts import claims, fairness, judging, statistics
@@ -334,13 +333,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig = Figure(figsize=(7.6, 9.2))
         fig.text(0.01, 0.99, "Noisy Rosenbrock: steps to the minimum against gradient noise",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
-        marks = [style.mark(name) for name in names]
-        lines = [Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.linestyle,
-                        linewidth=m.width)
-                 for m in marks]  # fmt: skip
-        fig.legend(lines, [m.label for m in marks], loc="upper center",
-                   bbox_to_anchor=(0.54, 0.973), ncols=min(len(names), 6), frameon=False,
-                   handlelength=3.4, columnspacing=1.5)  # fmt: skip
+        style.legend(fig, names, top=0.973)
         grid = fig.add_gridspec(2, 2, left=0.09, right=0.99, top=0.91, bottom=0.46, hspace=0.09,
                                 wspace=0.06, height_ratios=(1.6, 1))  # fmt: skip
         floor = 0.7 * min(summary.median_steps.min(), config["steps"] / 2)
