@@ -1,48 +1,64 @@
 """An update of the translation transformer against fairseq's, on the same batches.
 
     python -m scripts.bench_iwslt [corpus=numbers] [rounds=5] [max_tokens=4096] [device=cpu]
+    python -m scripts.bench_iwslt follow=20 [corpus=numbers] [max_tokens=4096] [device=cpu]
 
-The full model (`transformer_iwslt_de_en`) and Adam on all sides: fairseq in float32, ours in float32
-and in bfloat16. They take turns on one batch after the other; ratios are taken within a round, the
-first round is not counted. Peak memory is of a process that does two updates and nothing else. Needs
+The full model (`transformer_iwslt_de_en`) and Adam on all sides. The first command measures speed and
+memory: fairseq in float32, ours in float32 and in bfloat16, each in a process of its own, take turns
+on one batch after the other. Ratios are taken within a round, the first round is not counted; memory
+is the most that a process ever held. The second one trains both in float32 for so many updates, from
+the same weights, without dropout, and prints how far apart their losses are. Needs
 `pip install '.[fairseq]'`.
 """
 
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from scripts.progress import progress
-from tasks.iwslt_transformer.task import IwsltTransformer
+from tasks.iwslt_transformer.task import BITS, IwsltTransformer
 
 SIDES = ("fairseq fp32", "ours fp32", "ours bf16")
-ADAM = {"lr": 1e-6, "betas": (0.9, 0.98)}  # so small that all sides stay where they are
+DEFAULTS = {
+    "corpus": "numbers",
+    "rounds": "5",
+    "max_tokens": "4096",
+    "device": "cpu",
+    "follow": "0",
+}
+BETAS = (0.9, 0.98)
+Update = Callable[[], float]  # the next one; its loss in bits per token
 
 
-def ours(values: dict[str, str], half: bool) -> tuple[Callable[[], None], IwsltTransformer]:
-    """One update of our task; the task, whose ``step`` says on which batch."""
-    task = IwsltTransformer([0], corpus=values["corpus"], max_tokens=int(values["max_tokens"]))
-    task = task.to(values["device"])
-    optimizer = torch.optim.Adam(task.parameters(), **ADAM)
+def task_for(values: dict[str, str], dropout: float) -> IwsltTransformer:
+    return IwsltTransformer(
+        [0], corpus=values["corpus"], max_tokens=int(values["max_tokens"]), dropout=dropout
+    ).to(values["device"])
 
-    def update() -> None:
-        with torch.autocast(values["device"], torch.bfloat16, enabled=half):
-            task.loss()
+
+def ours(task: IwsltTransformer, device: str, lr: float, half: bool) -> Update:
+    optimizer = torch.optim.Adam(task.parameters(), lr=lr, betas=BETAS)
+
+    def update() -> float:
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = task.loss()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return loss.item() * BITS
 
-    return update, task
+    return update
 
 
-def fairseq(values: dict[str, str], task: IwsltTransformer) -> Callable[[int], None]:
-    """One update of fairseq's model, criterion and Adam on the batch of ``task`` at a step."""
+def fairseq(task: IwsltTransformer, device: str, lr: float, dropout: float) -> Update:
+    """fairseq's model, criterion and Adam, with the initial weights and the batches of ``task``."""
     from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
     from fairseq.data import Dictionary, LanguagePairDataset
     from fairseq.models.transformer import TransformerModel
@@ -55,23 +71,24 @@ def fairseq(values: dict[str, str], task: IwsltTransformer) -> Callable[[int], N
             made.add_symbol(f"w{i}")
         return made
 
-    args = Namespace(share_decoder_input_output_embed=True, dropout=0.3)
+    args = Namespace(share_decoder_input_output_embed=True, dropout=dropout)
     transformer_iwslt_de_en(args)
     names = dictionary(len(task.source)), dictionary(len(task.target))
+    torch.manual_seed(task.seed)
     model = TransformerModel.build_model(
         args, Namespace(source_dictionary=names[0], target_dictionary=names[1])
-    ).to(values["device"])
-    optimizer = Adam(model.parameters(), eps=1e-8, **ADAM)
+    ).to(device)
+    optimizer = Adam(model.parameters(), lr=lr, betas=BETAS, eps=1e-8)
     pairs = task.pairs
     source, target = ([torch.from_numpy(side[i].astype(np.int64)) for i in range(len(side))]
                       for side in (pairs.source, pairs.target))  # fmt: skip
     data = LanguagePairDataset(source, pairs.source.lengths, names[0],
                                target, pairs.target.lengths, names[1])  # fmt: skip
 
-    def update(step: int) -> None:
-        sample = data.collater([data[i] for i in task._indices(step)[0]])
-        inputs = {k: v.to(values["device"]) for k, v in sample["net_input"].items()}
-        wanted = sample["target"].to(values["device"])
+    def update() -> float:
+        sample = data.collater([data[i] for i in task.indices(task.step)[0]])
+        inputs = {k: v.to(device) for k, v in sample["net_input"].items()}
+        wanted = sample["target"].to(device)
         logp = model.get_normalized_probs(model(**inputs), log_probs=True)
         loss, _ = label_smoothed_nll_loss(
             logp.view(-1, logp.shape[-1]), wanted.view(-1, 1), 0.1, ignore_index=1
@@ -82,78 +99,104 @@ def fairseq(values: dict[str, str], task: IwsltTransformer) -> Callable[[int], N
                 p.grad.div_(sample["ntokens"])
         optimizer.step()
         optimizer.zero_grad()
+        task.step += 1
+        return loss.item() / sample["ntokens"] * BITS
 
     return update
 
 
-def seconds(action: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    action()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def follow(values: dict[str, str]) -> int:
+    """Both losses, update by update."""
+    task, other = task_for(values, dropout=0.0), task_for(values, dropout=0.0)
+    mine = ours(task, values["device"], lr=3e-4, half=False)
+    theirs = fairseq(other, values["device"], lr=3e-4, dropout=0.0)
+    most = 0.0
+    print(f"{'update':>6} {'fairseq':>9} {'ours':>9} {'difference':>10}  bits per token")
+    for step in range(int(values["follow"])):
+        a, b = theirs(), mine()
+        most = max(most, abs(a - b))
+        print(f"{step + 1:6} {a:9.5f} {b:9.5f} {b - a:10.1e}", flush=True)
+    print(f"largest difference in {values['follow']} updates: {most:.1e} bits per token")
+    return 0
+
+
+def side_alone(name: str, values: dict[str, str], wire: Connection) -> None:
+    """A process: sends the seconds of an update whenever asked, at the end its memory."""
+    device, lr = values["device"], 1e-6  # so small that all sides stay where they are
+    task = task_for(values, dropout=0.3)
+    if name.startswith("fairseq"):
+        del task.model  # only its batches are wanted
+        update = fairseq(task, device, lr, dropout=0.3)
+    else:
+        update = ours(task, device, lr, half=name.endswith("bf16"))
+    while wire.recv():
+        start = time.perf_counter()
+        update()  # its loss as a number waits for the device
+        wire.send(time.perf_counter() - start)
+    # not ru_maxrss, which a process takes over from the one that started it
+    status = Path("/proc/self/status").read_text()
+    host = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    wire.send(torch.cuda.max_memory_allocated() if device == "cuda" else host)
+
+
+def padding(task: IwsltTransformer) -> float:
+    """Fraction of all rectangles of an epoch, source and target, that is padding."""
+    filled = places = 0
+    for indices in task.groups:
+        for side in (task.pairs.source, task.pairs.target):
+            lengths = side.lengths[indices]
+            filled, places = filled + lengths.sum(), places + len(lengths) * lengths.max()
+    return 1 - filled / places
 
 
 def measure(values: dict[str, str]) -> int:
-    exact, task = ours(values, half=False)
-    half, _ = ours(values, half=True)
-    theirs = fairseq(values, task)
-    rows, tokens, filled, places = [], 0, 0.0, 0.0
+    task = task_for(values, dropout=0.3)
+    spawn = multiprocessing.get_context("spawn")
+    wires = []
+    for name in SIDES:
+        wire, end = spawn.Pipe()
+        spawn.Process(target=side_alone, args=(name, values, end), daemon=True).start()
+        end.close()  # so that the death of the process ends the conversation
+        wires.append(wire)
+    rows, tokens = [], 0
     for step in progress(range(int(values["rounds"]) + 1), "rounds"):
-        before = step
-        row = [seconds(lambda at=before: theirs(at)), seconds(exact), seconds(half)]
+        row = []
+        for wire in wires:
+            wire.send(True)
+            row.append(wire.recv())
         if step:
             rows.append(row)
-            tokens += int(task.pairs.target.lengths[task._indices(step)[0]].sum())
-    filled, places = float(task.sums[3]), float(task.sums[4])
+            tokens += int(task.pairs.target.lengths[task.indices(step)[0]].sum())
+    memory = []
+    for wire in wires:
+        wire.send(False)
+        memory.append(wire.recv() / 1e9)
     print(f"{len(rows)} batches of at most {values['max_tokens']} tokens, {tokens / len(rows):.0f} "
-          f"target tokens each, padding {1 - filled / places:.1%}")  # fmt: skip
+          f"target tokens each, padding of an epoch {padding(task):.1%}")  # fmt: skip
     for i, name in enumerate(SIDES):
         total = sum(row[i] for row in rows)
         ratio = statistics.median(row[0] / row[i] for row in rows)
         print(f"{name:13} {tokens / total:8,.0f} target tokens a second, {ratio:5.2f} times fairseq's "
-              f"(median of rounds), peak memory {peak(values, name):.2f} GB")  # fmt: skip
-    return 0
-
-
-def peak(values: dict[str, str], side: str) -> float:
-    """Gigabytes of a process of its own that does two updates on one side."""
-    given = [f"{key}={value}" for key, value in values.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.bench_iwslt", *given, f"side={side}"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return float(done.stdout.split()[-1])
-
-
-def alone(values: dict[str, str], side: str) -> int:
-    update, task = ours(values, half=side.endswith("bf16"))
-    if side.startswith("fairseq"):
-        theirs = fairseq(values, task)
-        for step in range(2):
-            theirs(step)
-    else:
-        for _ in range(2):
-            update()
-    # not ru_maxrss, which a process takes over from the one that started it
-    status = Path("/proc/self/status").read_text()
-    print(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9)
+              f"(median of rounds), peak memory {memory[i]:.2f} GB")  # fmt: skip
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    values = {"corpus": "numbers", "rounds": "5", "max_tokens": "4096", "device": "cpu", "side": ""}
+    values = dict(DEFAULTS)
     for argument in sys.argv[1:] if arguments is None else arguments:
         key, equals, value = argument.partition("=")
         if not equals or key not in values:
             print((__doc__ or "").strip(), file=sys.stderr)
             return 2
         values[key] = value
-    side = values.pop("side")
+    for key in ("rounds", "max_tokens", "follow"):
+        if not values[key].isdecimal():
+            print(f"error: {key}={values[key]}: a whole number expected", file=sys.stderr)
+            return 2
     if not Path(values["corpus"]).is_dir() and values["corpus"] != "numbers":
         print(f"error: corpus={values['corpus']}: no such folder", file=sys.stderr)
         return 2
-    return alone(values, side) if side else measure(values)
+    return follow(values) if values["follow"] != "0" else measure(values)
 
 
 if __name__ == "__main__":

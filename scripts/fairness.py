@@ -1,6 +1,6 @@
 """The fairness gate: optimizers that were not given the same chances are not ranked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,6 +17,12 @@ class Budget:
     on_edge: tuple[str, ...] = ()  # where the best setting lies on the edge of its grid
     # Settings not tuned that must agree where two optimizers both have them.
     fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+def untuned(optimizer: str, steps: int, report_seeds: Iterable[int], **fixed: float) -> Budget:
+    """The budget of an optimizer of which one setting was tried."""
+    seeds = tuple(sorted({int(seed) for seed in report_seeds}))
+    return Budget(optimizer, 1, (), (), steps, seeds, fixed=fixed)
 
 
 def gate(budgets: Sequence[Budget]) -> str:

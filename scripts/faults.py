@@ -26,18 +26,17 @@ def unfinished(jobs: Sequence[Job], records: Sequence[Record | None]) -> list[st
 
 def duplicated(records: Sequence[Record]) -> list[str]:
     """Replicas that occur twice under the same settings: they would count as two seeds."""
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     twice = []
     for found in records:
-        values, key = found.provenance["values"], found.provenance["key"]
-        names = found.provenance["names"]
+        values, names = found.provenance["values"], found.provenance["names"]
         settings = {name: values.get(name) for name in IDENTITY if name not in ("seed", "seeds")}
         for replica in found.provenance["replicas"]:
             identity = json.dumps([settings, names, replica], sort_keys=True)
             if identity in seen:
-                twice.append(f"seed {replica['seed']} of {names['optimizer']} in the runs "
-                             f"{seen[identity]} and {key}")  # fmt: skip
-            seen[identity] = key
+                twice.append(f"seed {replica['seed']} of {names['optimizer']} "
+                             f"(run {found.provenance['key']})")  # fmt: skip
+            seen.add(identity)
     return [f"duplicated seeds: {_some(twice)}"] if twice else []
 
 

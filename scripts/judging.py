@@ -139,7 +139,8 @@ def to_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 def from_frame(frame: pd.DataFrame) -> list[Verdict]:
     """The verdicts of a frame, also of one read back from CSV (where an empty text is NaN)."""
     texts = [name for name, f in Verdict.__dataclass_fields__.items() if f.type is str]
-    clean = frame.assign(**{name: frame[name].fillna("").astype(str) for name in texts})
+    clean = frame.astype({name: object for name in texts})
+    clean[texts] = clean[texts].fillna("").astype(str)
     return [Verdict(**row) for row in clean.to_dict("records")]  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims, judging, statistics
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import CHANCE, pick
 from scripts.judging import Verdict
@@ -82,6 +82,11 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 found.append(verdict)
                 continue
             part = pick(stays, stays.lr == lr)
+            budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed)
+                       for name in (SUBJECT, "adam")]  # fmt: skip
+            if refusal := fairness.gate(budgets):
+                found.append(judging.inconclusive(claim, setting, refusal, n=seeds, refused=True))
+                continue
             wide = part.pivot(index="seed", columns=["optimizer", "beta2"], values="stay")
             judge = _adam_leaves if claim.id.endswith("adam") else _stable_everywhere
             evidence = judge(wide, below if judge is _adam_leaves else sorted(part.beta2.unique()))

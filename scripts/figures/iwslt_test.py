@@ -15,7 +15,8 @@ CONFIG = {"scale": "quick", "steps": STEPS, "corpus": "numbers", "width": 8, "la
 def rows(name, lr, warmup, seed, end, random, diverged=None):
     phase = "tune" if seed >= 1_000_000 else "report"
     common = {"run": f"{name} {lr} {warmup} {seed}", "optimizer": name, "lr": lr, "warmup": warmup,
-              "phase": phase, "seed": seed, "replica": 0}  # fmt: skip
+              "phase": phase, "seed": seed, "replica": 0,
+              "eps": 1e-15, "beta1": 0.9, "beta2": 0.98}  # fmt: skip
     found = []
     for step in (0, 50, 100):
         loss = np.nan if step == 0 else end + (100 - step) / 50 + random.normal(0, 0.01)
@@ -59,6 +60,22 @@ def test_warmup(table, fails, alike):
     found = judged(iwslt_warmup, warmup_table(**table))
     assert found["iwslt_no_warmup"].verdict == fails
     assert found["iwslt_warmup_alike"].verdict == alike
+
+
+def test_unequal_eps_is_not_ranked():
+    table = warmup_table(5.5)
+    table["eps"] = table.eps.where(table.optimizer != "adam", 1e-8)
+    for verdict in judged(iwslt_warmup, table).values():
+        assert verdict.refused == "the eps differ: laprop 1e-15, adam 1e-08"
+
+
+def test_the_distance_from_the_authors_curves_is_measured():
+    table = iwslt_warmup.tables(warmup_table(5.5), CONFIG)["distance_to_published"]
+    assert len(table) == 4 and (table.points > 100).all()
+    far = table.set_index("setting").distance
+    # ours ends at 5.5, theirs at 9.4; with LaProp ours ends where theirs does
+    assert far["Adam, without warm-up, lr 0.002"] > 3
+    assert far["LaProp, with warm-up, lr 0.002"] < 1.5
 
 
 def optimizers_table(ends, lrs=(1e-3, 3e-3, 1e-2), seeds=12):

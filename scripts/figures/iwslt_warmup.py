@@ -10,7 +10,7 @@ ends. "Alike" with warm-up: mean losses at the end within ALIKE of each other.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from runners.config import ROOT
-from scripts import claims, judging, statistics
+from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
+from scripts.published import distance
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -72,7 +73,8 @@ def finals(found: pd.DataFrame) -> pd.DataFrame:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`final`: the end of each run; `settings`: mean end and fraction that trains of each setting,
-    with the authors' end; `curves`: quartiles of the training loss against steps."""
+    with the authors' end; `curves`: quartiles of the training loss against steps;
+    `distance_to_published`: of our median curves from the authors', against training done."""
     found = losses(tidy)
     final = finals(found)
     published = published_curves()
@@ -95,7 +97,21 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         "settings": pd.DataFrame(rows),
         "final": pd.DataFrame(final[["optimizer", "lr", "warmup", "seed", "value", "trained"]]),
         "curves": curves,
+        "distance_to_published": pd.DataFrame(_distances(curves, published, config["steps"])),
     }
+
+
+def _distances(
+    curves: pd.DataFrame, published: pd.DataFrame, steps: int
+) -> Iterator[dict[str, Any]]:
+    """Of each of our median curves from the authors' of the same optimizer and kind of warm-up."""
+    for (name, lr, warmup), ours in curves.groupby(["optimizer", "lr", "warmup"], observed=True):
+        theirs = pick(published, (published.optimizer == name)
+                      & ((published.warmup > 0) == (warmup > 0)))  # fmt: skip
+        kind = "with" if warmup else "without"
+        yield distance(f"{style.mark(name).label}, {kind} warm-up, lr {lr:g}", "bits per token",
+                       (ours.step / steps, ours["median"]),
+                       (theirs.fraction, theirs.train_loss))  # fmt: skip
 
 
 def published_curves() -> pd.DataFrame:
@@ -119,9 +135,20 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             if verdict := training.few(claim, setting, seeds):
                 found.append(verdict)
                 continue
+            budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed,
+                                        **_fixed(tidy, name)) for name in (SUBJECT, RIVAL)]  # fmt: skip
+            if refusal := fairness.gate(budgets):
+                found.append(judging.inconclusive(claim, setting, refusal, n=seeds, refused=True))
+                continue
             judge = _alike if claim.id.endswith("alike") else _fails
             found.append(judging.judge(claim, setting, budget="not tuned", **judge(part)))
     return judging.settle(found)
+
+
+def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
+    """The hyper-parameters that must agree."""
+    mine = pick(tidy, tidy.optimizer == name).iloc[0]
+    return {key: float(mine[key]) for key in ("eps", "beta1", "beta2")}
 
 
 def _fails(part: pd.DataFrame) -> dict[str, Any]:
@@ -205,7 +232,7 @@ def _legend(fig: Figure, names: Sequence[str], top: float) -> None:
         look = style.mark(name)
         handles += [Line2D([], [], color=look.colour, linestyle=look.linestyle, linewidth=look.width),
                     Line2D([], [], color=look.colour, linestyle="-", linewidth=0.7, alpha=0.55)]  # fmt: skip
-        labels += [look.label, f"{look.label}, authors"]
+        labels += [look.label, f"{look.label}, authors, n = 1"]
     fig.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.54, top), ncols=len(labels),
                frameon=False, handlelength=3.0, columnspacing=1.5)  # fmt: skip
 

@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 
 from runners.config import ROOT
 from scripts import statistics
-from scripts.fairness import Budget
 from scripts.figures import style
 from scripts.figures.training import pick
 
@@ -104,14 +103,6 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> statistics.Comparison:
     """IQM(a) - IQM(b) of two arms of `window`, over the same seeds."""
     one, two = statistics.align(list(a.seed), a.value, list(b.seed), b.value)
     return statistics.difference_of_iqms(one, two, seed=BOOTSTRAP_SEED)
-
-
-def budget(optimizer: str, each: pd.DataFrame, config: Mapping[str, Any], **fixed: float) -> Budget:
-    """What an arm was given: nothing is tuned."""
-    return Budget(
-        optimizer, trials=1, tuning_seeds=(), knobs=(), steps=config["steps"],
-        report_seeds=tuple(sorted(int(seed) for seed in each.seed)), fixed=fixed,
-    )  # fmt: skip
 
 
 def draw_curve(ax: Axes, curve: pd.DataFrame, look: style.Mark, band: float = 0.18) -> None:

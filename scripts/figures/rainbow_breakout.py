@@ -22,6 +22,7 @@ from scripts.figures import learning_curves, style
 from scripts.figures.learning_curves import PUBLISHED_EPS, WINDOW, eps_text
 from scripts.figures.training import few, pick
 from scripts.judging import Verdict
+from scripts.published import distance
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -35,15 +36,25 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`curves`: IQM by agent step; `early`: of each seed, the mean return over the window;
-    `scores`: their IQM; `published`: the authors' points in the window, n = 1."""
+    `scores`: their IQM; `published`: the authors' points in the window, n = 1;
+    `distance_to_published`: of our curves from theirs."""
     runs = learning_curves.returns(tidy, BY)
     early = learning_curves.window(runs, *_window(config))
     authors = learning_curves.published()
     inside = pick(authors, authors.agent_steps.between(*WINDOW))
     means = inside.groupby("optimizer").value.mean().reset_index().assign(n=1)
     means["eps"] = means.optimizer.map(PUBLISHED_EPS)
+    curves = learning_curves.curves(runs, BY)
+    distances = []
+    for name, eps in PUBLISHED_EPS.items():
+        ours = pick(curves, (curves.optimizer == name) & (curves.eps == eps))
+        theirs = pick(authors, authors.optimizer == name)
+        distances.append(distance(f"{style.mark(name).label}, ε = {eps_text(eps)}", "points a game",
+                                  (ours.agent_steps, ours.value),
+                                  (theirs.agent_steps, theirs.value)))  # fmt: skip
     return {
-        "curves": learning_curves.curves(runs, BY),
+        "curves": curves,
+        "distance_to_published": pd.DataFrame(distances),
         "early": early,
         "scores": learning_curves.scores(early, BY),
         "published": means,
@@ -79,7 +90,7 @@ def _compare(
 ) -> Verdict:  # fmt: skip
     """Arm a against arm b; the same optimizer at two eps is asked for a difference of any sign."""
     seeds = len(arms[a])
-    budgets = [learning_curves.budget(name, arms[name, eps], config, eps=eps)
+    budgets = [fairness.untuned(name, config["steps"], arms[name, eps].seed, eps=eps)
                for name, eps in (a, b)]  # fmt: skip
     same_optimizer = a[0] == b[0]
     told = fairness.budget_text(budgets)

@@ -69,7 +69,7 @@ def _steps_to_target(tidy: pd.DataFrame, whole: pd.DataFrame, config: Config) ->
         problem="rainbow_optimizers",
         target=f"mean return of {config['games']} games of {game} at least {TARGETS[game]:g}",
         horizon=config["steps"],
-        budgets=[learning_curves.budget(str(name), cell, config, **_fixed(tidy, str(name)))
+        budgets=[fairness.untuned(str(name), config["steps"], cell.seed, **_fixed(tidy, str(name)))
                  for name, cell in arms],
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     arms = {name: cell for (name,), cell in whole.groupby(list(BY), observed=True)}
     (claim,) = claims.claims_of(EXPERIMENT)
     setting = f"{config['game']}, lr {config['lr']:g}"
-    budgets = [learning_curves.budget(name, cell, config, **_fixed(tidy, name))
+    budgets = [fairness.untuned(name, config["steps"], cell.seed, **_fixed(tidy, name))
                for name, cell in arms.items()]  # fmt: skip
     told = fairness.budget_text(budgets)
     if refusal := fairness.gate(budgets):

@@ -237,8 +237,8 @@ def test_figure_shows_all_and_saves_the_same_bytes(tidy: pd.DataFrame, drawn, tm
     digests = []
     for folder, fig in (("one", drawn), ("two", again)):
         paths = style.save(fig, tmp_path / folder)
-        assert [p.name for p in paths] == ["figure.png", "figure.pdf"]
-        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ["figure.pdf", "figure.png"]
+        assert [p.name for p in paths] == ["figure.png", "figure.pdf", "figure.svg"]
+        assert sorted((tmp_path / folder).iterdir()) == sorted(paths)
         digests.append([hashlib.sha256(p.read_bytes()).hexdigest() for p in paths])
     assert digests[0] == digests[1]
     assert b"Date" not in (tmp_path / "one/figure.pdf").read_bytes()

@@ -18,7 +18,7 @@ CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
 # A net trains if its loss falls clearly below that; one that diverges is as good as a guess.
 TRAINED = 0.9 * CHANCE
-KEY = ["run", "optimizer", "lr", "beta1", "beta2", "phase", "seed", "replica"]
+KEY = ["run", "optimizer", "lr", "beta1", "beta2", "eps", "phase", "seed", "replica"]
 
 
 def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
@@ -79,7 +79,11 @@ def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: 
     edges = pick(chosen, (chosen.optimizer == optimizer) & chosen.on_edge)
     seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
              for phase in ("tune", "report")}  # fmt: skip
-    fixed = {name: float(mine[name].iloc[0]) for name in ("beta1", "beta2") if name in mine}
+    fixed = {
+        name: float(mine[name].iloc[0])
+        for name in ("beta1", "beta2", "eps")
+        if name in mine and mine[name].nunique() == 1
+    }  # what varies is not fixed
     return Budget(
         optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds["tune"], knobs=("lr",),
         steps=steps, report_seeds=seeds["report"],

@@ -69,6 +69,11 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         # no ranking of losses, but of how many cells train: an edge of the grid hides nothing
         budgets = [training.budget(o, outcomes, tables["tuning"].assign(on_edge=False),
                                    config["steps"]) for o in (SUBJECT, RIVAL)]  # fmt: skip
+        text = fairness.budget_text(budgets)
+        if refusal := fairness.gate(budgets):
+            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
+                                              refused=True))  # fmt: skip
+            continue
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
         where = "μ > √ν" if beyond else "μ ≤ √ν"
         if beyond:
@@ -80,7 +85,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             judging.judge(
                 claim,
                 SETTING,
-                budget=fairness.budget_text(budgets),
+                budget=text,
                 p_for=p_for,
                 p_against=p_against,
                 effect=gap,

@@ -125,6 +125,8 @@ class Packed:
         positions: (N,) int64, 0 for the first token of a sentence.
         places: (N,) int64, of each token in the flattened (B, L) rectangle; None where it has no
             padding and nothing need be moved.
+        sources: (B * L,) int64, the token at each place, any token of the sentence at padding; None
+            with ``places``.
         mask: (B, 1, 1, L) bool, False at padding; None with ``places``.
         shape: (B, L).
     """
@@ -132,18 +134,19 @@ class Packed:
     tokens: Tensor
     positions: Tensor
     places: Tensor | None
+    sources: Tensor | None
     mask: Tensor | None
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> "Packed":
         if device.type == "cpu":
             return self
-        tokens, positions, places, mask = (
+        tokens, positions, places, sources, mask = (
             t if t is None else t.to(device, non_blocking=True)
-            for t in (self.tokens, self.positions, self.places, self.mask)
+            for t in (self.tokens, self.positions, self.places, self.sources, self.mask)
         )
         assert tokens is not None and positions is not None  # they never are
-        return Packed(tokens, positions, places, mask, self.shape)
+        return Packed(tokens, positions, places, sources, mask, self.shape)
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,14 @@ def pack(sentences: Sequence[np.ndarray]) -> Packed:
     ends = np.cumsum(lengths)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     tokens = torch.from_numpy(np.concatenate(sentences).astype(np.int64))
-    places = mask = None
+    places = sources = mask = None
     if lengths.min() < longest:
-        row = np.repeat(np.arange(rows), lengths)
+        row, column = np.repeat(np.arange(rows), lengths), np.arange(longest)
         places = torch.from_numpy(row * longest + positions)
-        mask = torch.from_numpy(np.arange(longest) < lengths[:, None])[:, None, None]
-    return Packed(tokens, torch.from_numpy(positions), places, mask, (rows, longest))
+        tokens_at = (ends - lengths)[:, None] + np.minimum(column, lengths[:, None] - 1)
+        sources = torch.from_numpy(tokens_at.flatten())
+        mask = torch.from_numpy(column < lengths[:, None])[:, None, None]
+    return Packed(tokens, torch.from_numpy(positions), places, sources, mask, (rows, longest))
 
 
 def batch(pairs: Pairs, indices: np.ndarray) -> Batch:

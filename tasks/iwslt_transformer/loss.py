@@ -4,8 +4,8 @@
 
 summed over the tokens; log p in float32 (fairseq, ``label_smoothed_cross_entropy``). The gradient
 with respect to the logits is softmax - eps_i - (1 - eps - eps_i) onehot. For 4,096 tokens and
-10,000 symbols a matrix of logits is 160 MB, and there would be four of them; here a few hundred
-tokens at a time go through product, loss and both gradients while they are in the cache.
+10,000 symbols a matrix of logits is 160 MB, and there would be four of them; here some tokens at a
+time go through product, loss and both gradients in the same memory.
 """
 
 import torch
@@ -26,10 +26,15 @@ class _Smoothed(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=states.device)
         grad_states = torch.empty_like(states) if needed else None
         grad_weight = torch.zeros_like(weight) if needed else None
+        rows = min(CHUNK, len(target))
+        scores = states.new_empty(rows, symbols)
+        logps = scores.new_empty(rows, symbols, dtype=exact)
         for start in range(0, len(target), CHUNK):
             part = slice(start, start + CHUNK)
             x, wanted = states[part], target[part, None]
-            logp = torch.log_softmax(x @ matrix.T, dim=1, dtype=exact)
+            logits, logp = scores[: len(x)], logps[: len(x)]
+            torch.mm(x, matrix.T, out=logits)
+            torch.log_softmax(logits, dim=1, dtype=exact, out=logp)
             chosen = logp.gather(1, wanted).sum()
             nll -= chosen
             loss -= kept * chosen + each * logp.sum()

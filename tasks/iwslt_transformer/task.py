@@ -134,7 +134,7 @@ class IwsltTransformer(Task):
         self.model.train()
         if self.step % self.window == 0:
             self.sums.zero_()
-        indices = self._indices(self.step)
+        indices = self.indices(self.step)
         tokens = sum(int(self.pairs.target.lengths[i].sum()) for i in indices)
         first, processes = (
             (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -176,7 +176,7 @@ class IwsltTransformer(Task):
         weight = self.model.decoder.embed_tokens.weight
         return smoothed_loss(states, weight, made.target, self.label_smoothing)
 
-    def _indices(self, step: int) -> list[np.ndarray]:
+    def indices(self, step: int) -> list[np.ndarray]:
         """The batches of an update; the last one of an epoch may have fewer of them."""
         updates = -(-len(self.groups) // self.update_freq)
         epoch, place = divmod(step, updates)

@@ -137,7 +137,7 @@ def test_train_loss_is_of_the_last_window_in_bits_per_token():
     task = make()
     assert math.isnan(task.evaluate()["train_loss"])
     losses = train(task, adam(task), 8)
-    tokens = [task.pairs.target.lengths[task._indices(i)[0]].sum() for i in range(8)]
+    tokens = [task.pairs.target.lengths[task.indices(i)[0]].sum() for i in range(8)]
     expected = np.dot(losses[4:], tokens[4:]) / sum(tokens[4:]) / math.log(2)
     assert task.evaluate()["train_loss"].item() == pytest.approx(expected, rel=1e-6)
 
