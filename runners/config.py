@@ -41,6 +41,7 @@ MANNER = (
     "experiment", "scale", "device", "tracking", "results_dir", "data_dir", "checkpoint_every",
     "force",
 )  # fmt: skip
+ADDED = "optimizers"  # optimizers=+mine compares one optimizer more (runners/sweep.py)
 CHOICES = {
     "scale": ("smoke", "quick", "paper"),
     "precision": ("fp32", "bf16"),
@@ -93,6 +94,34 @@ def check_option(group: str, option: str) -> None:
     if option not in options:
         named = [name for name in options if name != "none"]
         raise ConfigError(f"{group}={option}: unknown {group}{hint(option, named)}")
+
+
+def on_leaderboard() -> list[str]:
+    """The experiments that compare all optimizers, and that another one can be added to."""
+    files = sorted((CONF / "experiment").glob("*.yaml"))
+    return [path.stem for path in files if OmegaConf.select(OmegaConf.load(path), "leaderboard")]
+
+
+def added(overrides: Sequence[str]) -> list[str]:
+    """The optimizers that ``optimizers=+mine,+other`` adds; raises ConfigError for unknown ones."""
+    names: list[str] = []
+    for override in parse(overrides):
+        if override.key_or_group == ADDED:
+            _, _, text = (override.input_line or "").partition("=")
+            names = text.split(",")
+    for name in names:
+        if not name.startswith("+"):
+            raise ConfigError(f"{ADDED}={name}: {ADDED}=+NAME adds one to those of the experiment; "
+                              f"optimizer={name} narrows it to one of them")  # fmt: skip
+        options = groups()["optimizer"]
+        if name[1:] not in options:
+            raise ConfigError(f"{ADDED}={name}: unknown optimizer{hint(name[1:], options)}")
+    return sorted({name[1:] for name in names})
+
+
+def folder_name(scale: str, added: Sequence[str]) -> str:
+    """Where results at ``scale`` go when ``added`` are compared too: beside the real ones."""
+    return scale + "".join(f"+{name}" for name in added)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -148,9 +177,10 @@ def resolve(cfg: DictConfig) -> RunConfig:
 def experiment_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved configuration of an experiment, its ``sweeps`` included.
 
-    Overrides that only narrow the sweep, being several values, are not values of it.
+    Overrides that only narrow the sweep, being several values, or widen it, are not values of it.
     """
-    single = [o.input_line or "" for o in parse(overrides) if not o.is_sweep_override()]
+    single = [o.input_line or "" for o in parse(overrides)
+              if not o.is_sweep_override() and o.key_or_group != ADDED]  # fmt: skip
     cfg = compose_config(single)
     values = resolve(cfg).values
     sweeps: Any = OmegaConf.to_container(cfg.sweeps, resolve=True)

@@ -24,12 +24,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from runners import cluster, record
 from runners.config import (
+    ADDED,
     CONF,
     ConfigError,
     RunConfig,
+    added,
     compose_config,
     groups,
     hint,
+    on_leaderboard,
     parse,
     resolve,
     resolve_values,
@@ -56,15 +59,16 @@ def plan(overrides: Sequence[str]) -> list[Job]:
     """All runs of a sweep, finished or not, each once, in the order in which they are written.
 
     With ``experiment=E`` they are the products of E's sweeps; an override of a swept key then
-    narrows the sweep to the given values. Otherwise they are the product of the comma-separated
-    overrides. Raises ConfigError.
+    narrows the sweep to the given values, and ``optimizers=+mine`` adds an optimizer. Otherwise
+    they are the product of the comma-separated overrides. Raises ConfigError.
     """
     return list(_plan(tuple(o for o in overrides if not is_hydra(parse([o])[0]))))
 
 
 @functools.cache  # a sweep and its analysis ask for the same plan, and it takes seconds
 def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
-    given = {o.key_or_group: _values(o) for o in parse(overrides)}
+    more = added(overrides)
+    given = {o.key_or_group: _values(o) for o in parse(overrides) if o.key_or_group != ADDED}
     fixed = {key: values for key, values in given.items() if len(values) == 1}
     experiment = fixed.get("experiment")
     products = [given]
@@ -72,7 +76,9 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
                                if key in ("experiment", "scale")])  # fmt: skip
         resolve(base)
-        products = _narrow(_sweeps(base), given)
+        products = _narrow(_widen(_sweeps(base), more, experiment[0]), given)
+    elif more:
+        raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
     resolve_job = _Resolver()
     jobs: dict[str, Job] = {}
     for product in products:
@@ -329,6 +335,32 @@ def _narrow(
         names = " ".join(f"{key}={','.join(values)}" for key, values in given.items())
         raise ConfigError(f"{names}: no run of the experiment has all of these")
     return narrowed
+
+
+def _widen(
+    sweeps: list[dict[str, list[str]]], names: Sequence[str], experiment: str
+) -> list[dict[str, list[str]]]:
+    """The sweeps, and for each of ``names`` those of its kind once more with it in their place.
+
+    Its kind: with two betas or without. It gets the grid, the seeds, and, of the hyper-parameters
+    that it has, the values that the others have; what it has not is left out.
+    """
+    if names and experiment not in (possible := on_leaderboard()):
+        raise ConfigError(f"{ADDED}=+{names[0]}: {experiment} does not compare all optimizers; "
+                          f"an experiment of {', '.join(possible)} expected")  # fmt: skip
+    widened = list(sweeps)
+    eps = [sweep["optimizer.eps"] for sweep in sweeps if "optimizer.eps" in sweep]
+    for name in names:
+        if any(name in sweep["optimizer"] for sweep in sweeps):
+            raise ConfigError(f"{ADDED}=+{name}: {experiment} has it already")
+        own = {f"optimizer.{key}" for key in compose_config([f"optimizer={name}"]).optimizer}
+        for sweep in sweeps:
+            if ("optimizer.betas" in sweep) == ("optimizer.betas" in own):
+                # those without betas have no eps in their sweep: it is that of the others
+                mine = sweep | {"optimizer": [name]} | ({"optimizer.eps": eps[0]} if eps else {})
+                widened.append({key: values for key, values in mine.items()
+                                if not key.startswith("optimizer.") or key in own})  # fmt: skip
+    return widened
 
 
 def _normal(value: str) -> str:

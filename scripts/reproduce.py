@@ -2,7 +2,9 @@
 
     python -m scripts.reproduce scale=S [experiments=E1,E2] [key=value ...]
 
-``scale`` is smoke, quick or paper; without ``experiments`` all of them are run. Further overrides
+``scale`` is smoke, quick or paper; without ``experiments`` all of them are run. ``optimizers=+MINE``
+adds the optimizer of conf/optimizer/MINE.yaml to the experiments that compare all optimizers, and
+runs only these; results go beside the real ones, to ``<scale>+MINE``. Further overrides
 go to the sweeps (``results_dir=DIR``, ``tracking=disabled``, ``hydra/launcher=basic``, ...).
 Finished runs are not run again, so it can be stopped and started at any time.
 """
@@ -15,7 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runners import record
-from runners.config import ROOT, ConfigError, check_option, experiment_values, groups
+from runners.config import (
+    ROOT,
+    ConfigError,
+    added,
+    check_option,
+    experiment_values,
+    folder_name,
+    groups,
+    on_leaderboard,
+)
 from runners.sweep import plan, state, sweep
 
 LAUNCHER = "hydra/launcher=joblib"
@@ -51,9 +62,20 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
         failed = failed or incomplete
     from scripts import judging, report
 
-    pages = report.write(folder)
+    pages = [*report.write(folder), *_leaderboard(folder, values["scale"], added(plain))]
     print("\n" + judging.to_text(verdicts) + "\n\n" + "\n".join(map(str, pages)))
     return 1 if failed else 0
+
+
+def _leaderboard(folder: Path, scale: str, more: Sequence[str]) -> list[Path]:
+    """The board with the optimizers that were added; the one without them is the report's."""
+    from scripts import leaderboard
+
+    try:
+        return [leaderboard.make(folder, folder_name(scale, more)) / "README.md"] if more else []
+    except ConfigError as error:  # nothing to rank, as the experiments were changed in other ways
+        print(f"no leaderboard: {error}", file=sys.stderr)
+        return []
 
 
 class _Clock:
@@ -114,8 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [a.removeprefix("experiments=") for a in arguments if a.startswith("experiments=")]
     overrides = [a for a in arguments if not a.startswith("experiments=")]
     everything = [name for name in groups()["experiment"] if name != "none"]
-    experiments = chosen[-1].split(",") if chosen else everything
     try:
+        if added(overrides):
+            everything = on_leaderboard()
+        experiments = chosen[-1].split(",") if chosen else everything
         return reproduce(experiments, overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

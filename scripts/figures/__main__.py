@@ -23,7 +23,17 @@ import pandas as pd
 
 from runners import record
 from runners.collect import read_all, tidy_table, to_parquet, write_atomically
-from runners.config import MANNER, ROOT, ConfigError, check_option, experiment_values, parse
+from runners.config import (
+    ADDED,
+    MANNER,
+    ROOT,
+    ConfigError,
+    added,
+    check_option,
+    experiment_values,
+    folder_name,
+    parse,
+)
 from runners.sweep import Job, plan
 from scripts import faults, judging, provenance, report
 from scripts.figures import style
@@ -43,7 +53,9 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     values = experiment_values(whole)
     # Narrowed or changed, it is another experiment, and must not take the place of the real one.
     changes = [text for text in overrides if parse([text])[0].key_or_group not in MANNER]
-    name = values["scale"] + ("-changed" if changes else "")
+    more = added(overrides)
+    changed = any(parse([text])[0].key_or_group != ADDED for text in changes)
+    name = folder_name(values["scale"], more) + ("-changed" if changed else "")
     folder = Path(values["results_dir"]) / experiment / name
     made_from = _digest(jobs)
     if provenance.read(folder).get("made_from") == made_from:
@@ -66,7 +78,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
     tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
-    verdicts: list[judging.Verdict] = analysis.verdicts(tidy, tables, config)
+    verdicts = _verdicts(analysis, found, more, tidy, tables, config)
     figure = analysis.draw(tidy, tables, config)
 
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
@@ -78,6 +90,19 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     write_atomically(folder / "README.md", _readme(about, verdicts).encode())
     provenance.write(folder, about)
     return folder, verdicts
+
+
+def _verdicts(
+    analysis: Any, found: Sequence[record.Record], more: Sequence[str], tidy: pd.DataFrame,
+    tables: dict[str, pd.DataFrame], config: Any,
+) -> list[judging.Verdict]:  # fmt: skip
+    """The verdicts without the optimizers that were added (``more``): they are drawn and ranked,
+    but no claim speaks of them, so that each verdict is the same as without them."""
+    if more:
+        own = [r for r in found if r.provenance["names"]["optimizer"] not in more]
+        tidy = tidy_table(own, str(tidy.experiment.iloc[0]))
+        tables = analysis.tables(tidy, config)
+    return analysis.verdicts(tidy, tables, config)
 
 
 def results_dir(experiment: str, overrides: Sequence[str]) -> Path:

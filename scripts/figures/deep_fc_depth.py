@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
-from scripts.figures import style, training
+from scripts.figures import style, targets, training
 from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
 
@@ -44,7 +44,8 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`tuning`: the chosen learning rates; `fraction`: how many seeds train at each depth;
-    `greatest`: the greatest depth of each optimizer and seed; `curves`: loss against steps."""
+    `greatest`: the greatest depth of each optimizer and seed; `curves`: loss against steps;
+    `steps_to_target`: the first evaluation below TRAINED at each depth."""
     outcomes = training.final(tidy, "loss", ["depth"])
     chosen = training.tuned(outcomes, ["optimizer", "depth"])
     report = training.reported(outcomes, chosen)
@@ -57,6 +58,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
                      "fraction_high": high, "median_loss": cell.value.median()})  # fmt: skip
     found = training.curves(tidy, "loss", ["depth"]).merge(chosen, how="inner")
     found = pick(found, found.phase == "report")
+    steps = _steps_to_target(found, outcomes, chosen, config)
     found["value"] = found.value.clip(upper=2 * CHANCE)
     spread = found.groupby(["optimizer", "depth", "step"], observed=True)["value"]
     spread = spread.quantile([0.25, 0.5, 0.75]).unstack().reset_index()
@@ -66,7 +68,25 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         "fraction": pd.DataFrame(rows),
         "greatest": greatest_depths(report, config["depths"]),
         "curves": spread,
+        "steps_to_target": steps,
     }
+
+
+def _steps_to_target(
+    curves: pd.DataFrame, outcomes: pd.DataFrame, chosen: pd.DataFrame, config: Config
+) -> pd.DataFrame:
+    problems = []
+    for depth, rows in curves.groupby("depth"):
+        here, best = pick(outcomes, outcomes.depth == depth), pick(chosen, chosen.depth == depth)
+        names = rows.optimizer.unique()
+        problems.append(targets.table(
+            targets.first_reached(rows, rows.value < TRAINED, rows.diverged_at.notna()),
+            problem=f"deep_fc_depth, depth {depth:,}",
+            target=f"training loss below 0.9 ln {training.CLASSES} = {TRAINED:.3g}",
+            horizon=config["steps"],
+            budgets=[training.budget(name, here, best, config["steps"]) for name in names],
+        ))  # fmt: skip
+    return pd.concat(problems) if problems else pd.DataFrame(columns=targets.COLUMNS)
 
 
 def greatest_depths(report: pd.DataFrame, depths: Sequence[int]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
 from scripts.fairness import Budget
-from scripts.figures import iwslt_warmup, style, training
+from scripts.figures import iwslt_warmup, style, targets, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 
@@ -30,7 +30,8 @@ BOOTSTRAP_SEED = 20200212
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
-    return iwslt_warmup.config(values) | {"warmup": values["schedule"]["warmup"]}
+    own = {"warmup": values["schedule"]["warmup"], "optimizers": targets.optimizers_of(values)}
+    return iwslt_warmup.config(values) | own
 
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
@@ -55,7 +56,25 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         "settings": pd.DataFrame(rows),
         "final": pd.DataFrame(best[["optimizer", "lr", "seed", "value", "trained"]]),
         "curves": curves,
+        "steps_to_target": _steps_to_target(at_best, tidy, final, chosen, config),
     }
+
+
+def _steps_to_target(
+    curves: pd.DataFrame, tidy: pd.DataFrame, final: pd.DataFrame, chosen: pd.DataFrame,
+    config: Config,
+) -> pd.DataFrame:  # fmt: skip
+    """When the training loss of each seed is as low as the middle optimizer's ends."""
+    target = targets.median_on_tuning_seeds(final, chosen, config["optimizers"])
+    dead = set(tidy.run[tidy.metric == "diverged_at"].astype(str))
+    return targets.table(
+        targets.first_reached(curves, curves.value <= target, curves.run.astype(str).isin(dead)),
+        problem="iwslt_optimizers",
+        target=f"training loss down to {target:.3g} bits per token",
+        horizon=config["steps"],
+        budgets=[_budget(name, final, chosen, config["steps"])
+                 for name in curves.optimizer.unique()],
+    )  # fmt: skip
 
 
 def _chosen(final: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging
-from scripts.figures import learning_curves, style
+from scripts.figures import learning_curves, style, targets
 from scripts.figures.training import few, pick
 from scripts.judging import Verdict
 
@@ -26,6 +26,9 @@ Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SUBJECT = "rainbow_optimizers", "laprop"
 BY = ("optimizer",)
+# Steps to a return, in optimizer steps. There are no tuning seeds to take a target from: what
+# gymnasium calls solving CartPole-v0, and the human player of Mnih et al. (2015) on Breakout.
+TARGETS = {"CartPole-v1": 195.0, learning_curves.BREAKOUT: 31.8}
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`curves`: IQM by agent step; `whole`: of each seed, the mean return over the evaluations;
-    `scores`: their IQM; `profiles`: the fraction of seeds above each return."""
+    `scores`: their IQM; `profiles`: the fraction of seeds above each return; `steps_to_target`:
+    the first evaluation at which a seed reaches the return of TARGETS."""
     runs = learning_curves.returns(tidy, BY)
     whole = learning_curves.window(runs, 1, config["agent_steps"])
     levels = np.linspace(0, float(whole.value.max()), 101)
@@ -45,11 +49,29 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         for level in levels
     ]
     return {
+        "steps_to_target": _steps_to_target(tidy, whole, config),
         "curves": learning_curves.curves(runs, BY),
         "whole": whole,
         "scores": learning_curves.scores(whole, BY),
         "profiles": pd.DataFrame(profiles),
     }
+
+
+def _steps_to_target(tidy: pd.DataFrame, whole: pd.DataFrame, config: Config) -> pd.DataFrame:
+    game = config["game"]
+    if game not in TARGETS:
+        return pd.DataFrame(columns=targets.COLUMNS)
+    rows = pick(tidy, (tidy.metric == "return") & (tidy.phase == "report"))
+    dead = set(tidy.run[tidy.metric == "diverged_at"].astype(str))
+    arms = whole.groupby("optimizer", observed=True)
+    return targets.table(
+        targets.first_reached(rows, rows.value >= TARGETS[game], rows.run.astype(str).isin(dead)),
+        problem="rainbow_optimizers",
+        target=f"mean return of {config['games']} games of {game} at least {TARGETS[game]:g}",
+        horizon=config["steps"],
+        budgets=[fairness.untuned(str(name), config["steps"], cell.seed, **_fixed(tidy, str(name)))
+                 for name, cell in arms],
+    )  # fmt: skip
 
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:

@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from scripts import claims, fairness, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
-from scripts.figures import style
+from scripts.figures import style, targets
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
 from scripts.judging import Verdict
 
@@ -67,7 +66,8 @@ def _horizon(setting: str, config: Config) -> int:
 
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
-    """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds."""
+    """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds;
+    `steps_to_target`: each seed of the setting "tuned"."""
     whole = _outcomes(tidy, config)
     tuning = _tuning(_cut(whole, _horizon("tuned", config)), config)
     rows = []
@@ -92,7 +92,31 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
             })  # fmt: skip
     if not rows:
         raise ValueError("no run on report seeds: nothing to summarize")
-    return {"tuning": tuning, "summary": pd.DataFrame(rows)}
+    steps = _steps_to_target(_cut(whole, _horizon("tuned", config)), tuning, config)
+    return {"tuning": tuning, "summary": pd.DataFrame(rows), "steps_to_target": steps}
+
+
+def _steps_to_target(outcomes: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> pd.DataFrame:
+    cells, lrs = _cells(outcomes), _lrs("tuned", tuning, outcomes, config)
+    problems = []
+    for sigma in sorted({sigma for _, sigma in lrs}):
+        arms, budgets, steps = {}, [], []
+        for name in [name for name, s in lrs if s == sigma]:
+            tune, report = (cells.get((name, lrs[name, sigma], phase, sigma))
+                            for phase in ("tune", "report"))  # fmt: skip
+            if tune is None or report is None:
+                continue
+            arms[name, sigma, "tune"] = tune.set_index("seed").steps
+            arms[name, sigma, "report"] = report.set_index("seed").steps
+            budgets.append(_budget(name, "tuned", [sigma], arms, report, tuning, config))
+            steps.append(report)
+        if steps:
+            problems.append(targets.table(
+                pd.concat(steps), problem=f"rosenbrock_noise, σ = {sigma:g}",
+                target=f"distance to (1, 1) below {config['tol']:g}",
+                horizon=_horizon("tuned", config), budgets=budgets,
+            ))  # fmt: skip
+    return pd.concat(problems) if problems else pd.DataFrame(columns=targets.COLUMNS)
 
 
 def _outcomes(tidy: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -309,13 +333,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig = Figure(figsize=(7.6, 9.2))
         fig.text(0.01, 0.99, "Noisy Rosenbrock: steps to the minimum against gradient noise",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
-        marks = [style.mark(name) for name in names]
-        lines = [Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.linestyle,
-                        linewidth=m.width)
-                 for m in marks]  # fmt: skip
-        fig.legend(lines, [m.label for m in marks], loc="upper center",
-                   bbox_to_anchor=(0.54, 0.973), ncols=min(len(names), 6), frameon=False,
-                   handlelength=3.4, columnspacing=1.5)  # fmt: skip
+        style.legend(fig, names, top=0.973)
         grid = fig.add_gridspec(2, 2, left=0.09, right=0.99, top=0.91, bottom=0.46, hspace=0.09,
                                 wspace=0.06, height_ratios=(1.6, 1))  # fmt: skip
         floor = 0.7 * min(summary.median_steps.min(), config["steps"] / 2)

@@ -99,9 +99,10 @@ def legend(fig: Figure, names: Sequence[str], top: float) -> None:
         Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.linestyle, linewidth=m.width)
         for m in marks
     ]
+    tight = min(1.0, 6 / max(len(names), 1))  # more than the usual six still take one row
     fig.legend(lines, [m.label for m in marks], loc="upper center", bbox_to_anchor=(0.54, top),
-               ncols=min(len(names), 6), frameon=False, handlelength=3.4,
-               columnspacing=1.5)  # fmt: skip
+               ncols=len(names), frameon=False, handlelength=3.4 * tight, fontsize=8 * tight,
+               columnspacing=1.5 * tight)  # fmt: skip
 
 
 def dodged(names: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:

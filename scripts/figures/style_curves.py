@@ -23,7 +23,7 @@ from PIL import Image
 from runners import record
 from runners.config import ConfigError
 from scripts import claims, fairness, judging, statistics
-from scripts.figures import style, training
+from scripts.figures import style, targets, training
 from scripts.figures.training import KEY, pick
 from scripts.judging import Verdict
 from tasks.style_transfer import pictures
@@ -39,6 +39,7 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "scale": values["scale"],
         "steps": values["steps"],
+        "optimizers": targets.optimizers_of(values),
         "runs": Path(values["results_dir"]) / "runs",
         "content": task["content"],
         "style": task["style"],
@@ -68,7 +69,8 @@ def outcomes(tidy: pd.DataFrame) -> pd.DataFrame:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`tuning`: the chosen learning rates; `reached`: what each optimizer reached at every learning
-    rate; `curves`: loss over that at the start, against steps, at the chosen ones."""
+    rate; `curves`: loss over that at the start, against steps, at the chosen ones;
+    `steps_to_target`: when each seed is as low as the middle optimizer ends."""
     found = outcomes(tidy)
     chosen = training.tuned(found, ["optimizer"])
     report = pick(found, found.phase == "report")
@@ -79,7 +81,28 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     loss = loss.merge(report[["run", "replica", "start"]], on=["run", "replica"])
     loss = loss.assign(value=loss.value / loss.start)
     spread = loss.groupby(["optimizer", "step"], observed=True).agg(**_quartiles("value"))
-    return {"tuning": chosen, "reached": reached.reset_index(), "curves": spread.reset_index()}
+    return {
+        "tuning": chosen,
+        "reached": reached.reset_index(),
+        "curves": spread.reset_index(),
+        "steps_to_target": _steps_to_target(loss, found, chosen, config),
+    }
+
+
+def _steps_to_target(
+    curves: pd.DataFrame, found: pd.DataFrame, chosen: pd.DataFrame, config: Config
+) -> pd.DataFrame:
+    target = 10 ** targets.median_on_tuning_seeds(found, chosen, config["optimizers"])
+    dead = pick(found, found.diverged)[["run", "replica"]].assign(diverged=True)
+    curves = curves.merge(dead, on=["run", "replica"], how="left")
+    return targets.table(
+        targets.first_reached(curves, curves.value <= target, curves.diverged.notna()),
+        problem="style_curves",
+        target=f"loss down to {target:.3g} of that at the start",
+        horizon=config["steps"],
+        budgets=[training.budget(name, found, chosen, config["steps"])
+                 for name in curves.optimizer.unique()],
+    )  # fmt: skip
 
 
 def _quartiles(column: str) -> dict[str, Any]:

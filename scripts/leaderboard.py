@@ -1,0 +1,305 @@
+"""The leaderboard: all optimizers by steps to target, on each problem and over all problems.
+
+    python -m scripts.leaderboard scale=S [optimizers=+MINE] [results_dir=DIR]
+
+Reads ``<results_dir>/<experiment>/<scale>/steps_to_target.csv`` of every experiment that has one
+(scripts/figures/targets.py) and writes ``<results_dir>/leaderboard/<scale>/``: ranking.csv (each
+problem), profile.csv and board.csv (over problems, scripts/profiles.py), figure.png, .pdf and .svg,
+and a README. Nothing is run. ``optimizers=+MINE`` is the board of the experiments that were run with
+one more optimizer.
+"""
+
+# What a column of a table holds is beyond the types of pandas.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from runners.collect import write_atomically
+from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
+from scripts import profiles, provenance, statistics
+from scripts.figures import board, style, targets
+from scripts.profiles import Problem
+from scripts.statistics import MIN_SEEDS
+
+FILE_NAME = "steps_to_target.csv"
+BOOTSTRAP_SEED = 20200212
+TAUS = 2.0 ** np.linspace(0, np.log2(profiles.TAU_MAX), 81)
+ALL, FAIR = "all", "not refused"  # the two boards
+
+
+@dataclass(frozen=True)
+class Tables:
+    optimizers: list[str]  # those on the board, in the order of the figures
+    absent: list[str]  # those that some problem lacks: ranked where they are, not on the board
+    ranking: pd.DataFrame
+    profile: pd.DataFrame
+    board: pd.DataFrame
+
+
+def make(results_dir: Path, scale: str) -> Path:
+    """Rank what ``results_dir`` holds at ``scale`` ("quick", or "quick+mine" with an optimizer
+    added) and return the folder of the board. Raises ConfigError where there is nothing to rank."""
+    base = scale.partition("+")[0]
+    if base not in CHOICES["scale"]:
+        raise ConfigError(f"scale={scale}: unknown scale{hint(base, CHOICES['scale'])}")
+    steps = read(Path(results_dir), scale)
+    tables = tabulate(steps)
+    folder = Path(results_dir) / "leaderboard" / scale
+    for name in ("ranking", "profile", "board"):
+        content = getattr(tables, name).to_csv(index=False).encode()
+        write_atomically(folder / f"{name}.csv", content)
+    style.save(board.draw(tables.ranking, tables.profile, tables.board, scale), folder)
+    write_atomically(folder / "README.md", readme(tables, scale).encode())
+    return folder
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(results_dir: Path, scale: str) -> pd.DataFrame:
+    """The steps to target of all experiments at ``scale``, their experiment named.
+
+    What has lost its basis (provenance.json) counts as refused.
+    """
+    found = []
+    for path in sorted(results_dir.glob(f"*/{scale}/{FILE_NAME}")):
+        table = pd.read_csv(path, keep_default_na=False, na_values={"steps": [""]})
+        if missing := [name for name in targets.COLUMNS if name not in table]:
+            raise ConfigError(f"{path}: no column {', '.join(missing)}; "
+                              f"python -m scripts.figures {path.parts[-3]} makes it anew")  # fmt: skip
+        if withheld := provenance.read(path.parent).get("withheld"):
+            table["refused"] = "; ".join(withheld)
+        found.append(table.assign(experiment=path.parts[-3]))
+    steps = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    if steps.empty:
+        base, _, names = scale.partition("+")
+        more = f" optimizers=+{names.replace('+', ',+')}" if names else ""
+        raise ConfigError(f"{results_dir}: no experiment has a {FILE_NAME} at scale={scale}; "
+                          f"python -m scripts.reproduce scale={base}{more} makes them")  # fmt: skip
+    return steps
+
+
+def _problem(rows: pd.DataFrame, optimizers: Sequence[str]) -> Problem:
+    name, horizon = rows.problem.iloc[0], float(rows.horizon.iloc[0])
+    if rows.duplicated(["optimizer", "seed"]).any():
+        raise ConfigError(f"{name}: a seed of an optimizer occurs twice in {FILE_NAME}")
+    seeds = {o: frozenset(rows.seed[rows.optimizer == o]) for o in optimizers}
+    if len(set(seeds.values())) > 1:
+        raise ConfigError(f"{name}: the report seeds differ between optimizers in {FILE_NAME}")
+    wide = rows.pivot(index="seed", columns="optimizer", values="steps")[list(optimizers)]
+    steps = wide.to_numpy(dtype=float)
+    if (steps <= 0).any() or (steps > horizon).any():
+        raise ConfigError(f"{name}: steps outside (0, {horizon:g}] in {FILE_NAME}")
+    return Problem(rows.experiment.iloc[0], name, horizon, tuple(wide.index), steps)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def tabulate(steps: pd.DataFrame) -> Tables:
+    """Ranking of each problem, profiles and boards over all of them."""
+    groups = {name: rows for name, rows in steps.groupby(["experiment", "problem"], sort=False)}
+    present = [set(rows.optimizer) for rows in groups.values()]
+    common = style.in_order(set.intersection(*present))
+    absent = style.in_order(set.union(*present) - set(common))
+    if len(common) < 2:
+        raise ConfigError("the experiments have fewer than two optimizers in common")
+    ranking = pd.concat([_rank(rows) for rows in groups.values()], ignore_index=True)
+    fair = [rows for rows in groups.values() if not rows.refused.any()]
+    boards, curves = [], []
+    for which, chosen in {ALL: list(groups.values()), FAIR: fair}.items():
+        if chosen:
+            found = profiles.board([_problem(rows, common) for rows in chosen], seed=BOOTSTRAP_SEED)
+            boards.append(_board(found, common).assign(problems=which))
+            curves.append(_curves(found, common).assign(problems=which))
+    return Tables(common, absent, ranking, pd.concat(curves), pd.concat(boards))
+
+
+def _rank(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row an optimizer, the fewest restricted mean steps first; equals share a rank."""
+    names = style.in_order(rows.optimizer)
+    problem = _problem(rows, names)
+    capped = np.fmin(problem.steps, problem.horizon)  # NaN, censored: the horizon
+    means = [statistics.mean_interval(column, seed=BOOTSTRAP_SEED) for column in capped.T]
+    best = min(range(len(names)), key=lambda i: (means[i].value, i))
+    ratios = profiles.ratios(problem, np.ones((1, len(problem.seeds))))[0]
+    table = []
+    for i, name in enumerate(names):
+        n, reached = means[i].n, int(np.isfinite(problem.steps[:, i]).sum())
+        low, high = statistics.wilson_interval(reached, n)
+        behind = statistics.difference_of_restricted_means(
+            problem.steps[:, i], problem.steps[:, best], problem.horizon, seed=BOOTSTRAP_SEED
+        )
+        table.append({
+            "experiment": problem.experiment, "problem": problem.name,
+            "target": rows.target.iloc[0], "horizon": int(problem.horizon),
+            "rank": 1 + sum(m.value < means[i].value for m in means), "optimizer": name,
+            "restricted_mean": means[i].value, "low": means[i].low, "high": means[i].high,
+            "n": n, "reached": reached, "fraction": reached / n, "fraction_low": low,
+            "fraction_high": high, "ratio": ratios[i], "behind": behind.value,
+            "behind_low": behind.low, "behind_high": behind.high,
+            "tuning": rows.tuning.iloc[0], "few_seeds": n < MIN_SEEDS,
+            "refused": rows.refused.iloc[0],
+        })  # fmt: skip
+    return pd.DataFrame(table).sort_values("rank", kind="stable")
+
+
+def _board(found: profiles.Board, names: Sequence[str]) -> pd.DataFrame:
+    """One row an optimizer, the largest area first, with its lead over the next."""
+    scores, firsts = found.scores(), found.profile(1)
+    reached = found.profile(sys.float_info.max)
+    order = sorted(range(len(names)), key=lambda i: (-scores[i].value, i))
+    table = []
+    for place, i in enumerate(order):
+        row = {
+            "place": place + 1, "optimizer": names[i], "score": scores[i].value,
+            "low": scores[i].low, "high": scores[i].high, "first": firsts[i].value,
+            "reaches": reached[i].value,
+        }  # fmt: skip
+        if place + 1 < len(order):
+            lead = found.ahead(i, order[place + 1])
+            row |= {"lead": lead.value, "lead_low": lead.low, "lead_high": lead.high}
+        table.append(row)
+    return pd.DataFrame(table).assign(n=found.n)
+
+
+def _curves(found: profiles.Board, names: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame([
+        {"optimizer": name, "tau": tau, "rho": rho.value, "low": rho.low, "high": rho.high}
+        for tau in TAUS
+        for name, rho in zip(names, found.profile(float(tau)), strict=True)
+    ])  # fmt: skip
+
+
+# ---------------------------------------------------------------- README
+
+
+def readme(tables: Tables, scale: str) -> str:
+    ranking, boards = tables.ranking, tables.board
+    base, _, names = scale.partition("+")
+    more = f" optimizers=+{names.replace('+', ',+')}" if names else ""
+    sections = [
+        (
+            f"# Leaderboard, scale {scale}\n\n![figure](figure.png)\n\n"
+            f"    python -m scripts.leaderboard scale={base}{more}\n"
+        ),
+        (
+            f"Score: the area under the performance profile (Dolan and Moré 2002) up to τ = "
+            f"{profiles.TAU_MAX:g}, from 0 to 1. ρ(τ) is the share of problems on which an optimizer "
+            "needs at most τ times the steps of the best one. The problems of an experiment share one "
+            "unit of weight. Steps: restricted mean over seeds, a seed that does not reach the target "
+            "counting as the horizon; an optimizer that reaches it with no seed has not solved the "
+            "problem. Intervals: 95%, bootstrap over seeds; they speak of these problems, not of "
+            "others.\n"
+        ),
+        "## Over all problems\n\n" + _board_table(boards[boards.problems == ALL]),
+    ]
+    refused = ranking[ranking.refused != ""].drop_duplicates("problem")
+    fair = boards[boards.problems == FAIR]
+    if len(refused) and len(fair):
+        told = "changes" if changes_order(boards) else "does not change"
+        sections.append(
+            f"## Without what the fairness gate refuses\n\nLeaving out the {len(refused)} problems "
+            f"marked † {told} the order.\n\n" + _board_table(fair)
+        )
+    elif len(refused):
+        sections.append("The fairness gate refuses every problem: nothing is left without them.\n")
+    if tables.absent:
+        labels = ", ".join(style.mark(name).label for name in tables.absent)
+        sections.append(f"Not on the board, as some problems lack them: {labels}.\n")
+    sections.append("## Each problem\n\n" + _ranking_table(ranking))
+    return "\n".join(sections)
+
+
+def changes_order(boards: pd.DataFrame) -> bool:
+    """Whether the order is another one without the refused problems."""
+    orders = [list(boards[boards.problems == which].optimizer) for which in (ALL, FAIR)]
+    return bool(orders[1]) and orders[0] != orders[1]
+
+
+def _board_table(rows: pd.DataFrame) -> str:
+    lines = [
+        "| | optimizer | score (95%) | lead over the next (95%) | fastest on | reaches on |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows.itertuples():
+        lead = "–" if np.isnan(row.lead) else _with_interval(row.lead, row.lead_low, row.lead_high)
+        lines.append(
+            f"| {row.place} | {style.mark(row.optimizer).label} | "
+            f"{_with_interval(row.score, row.low, row.high)} | {lead} | {row.first:.0%} | "
+            f"{row.reaches:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if not np.isfinite([low, high]).all():  # one seed says nothing about the spread
+        return f"{value:.2f}"
+    text = f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return text.replace("-", "−").replace("−0.00", "0.00")
+
+
+def _ranking_table(ranking: pd.DataFrame) -> str:
+    names = style.in_order(ranking.optimizer)
+    lines = [
+        (
+            "Restricted mean steps (95%), and how many seeds reach the target; bold: the fewest. "
+            "† refused by the fairness gate, * fewer than 10 seeds.\n"
+        ),
+        "| problem | target | horizon | " + " | ".join(style.mark(o).label for o in names) + " |",
+        "| --- " * (3 + len(names)) + "|",
+    ]
+    notes = []
+    for problem, rows in ranking.groupby("problem", sort=False):
+        first, cells = rows.iloc[0], rows.set_index("optimizer")
+        each = [_cell(cells.loc[name]) if name in cells.index else "–" for name in names]
+        marked = f"{problem}{board.marks(first)}"
+        lines.append(f"| {marked} | {first.target} | {first.horizon:,} | {' | '.join(each)} |")
+        tuning = f"- {marked}: tuning: {first.tuning}"
+        notes.append(tuning + (f"; refused: {first.refused}" if first.refused else ""))
+    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def _cell(row: Any) -> str:
+    if not row.reached:
+        return f"never, 0/{row.n}"
+    interval = f" ({row.low:,.0f} to {row.high:,.0f})" if row.n > 1 else ""
+    text = f"{row.restricted_mean:,.0f}{interval}, {row.reached}/{row.n}"
+    return f"**{text}**" if row["rank"] == 1 else text
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(a in ("-h", "--help") for a in arguments):
+        print((__doc__ or "").strip())
+        return 0
+    given = {"scale": "quick", "results_dir": "results", ADDED: ""}
+    try:
+        for text in arguments:
+            key, equals, value = text.partition("=")
+            if not equals or key not in given:
+                raise ConfigError(f"'{text}': not understood - {', '.join(given)} expected as "
+                                  "key=value")  # fmt: skip
+            given[key] = value
+        more = added([f"{ADDED}={given[ADDED]}"] if given[ADDED] else [])
+        folder = make(Path(given["results_dir"]), folder_name(given["scale"], more))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(pd.read_csv(folder / "board.csv").round(3).to_string(index=False))
+    print(f"\n{folder / 'figure.png'}\n{folder / 'README.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
