@@ -90,7 +90,9 @@ def examine(
 
 
 def few_seeds(n: int) -> str:
-    return f"{n} report seeds are too few for a ranking (at least {MIN_SEEDS})"
+    return (
+        f"{n} report seed{'s are' if n > 1 else ' is'} too few for a ranking (at least {MIN_SEEDS})"
+    )
 
 
 def inconclusive(

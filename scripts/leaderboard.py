@@ -12,6 +12,7 @@ one more optimizer.
 # What a column of a table holds is beyond the types of pandas.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from scripts.figures import board, style, targets
 from scripts.profiles import Problem
 from scripts.statistics import MIN_SEEDS
 
-FILE_NAME = "steps_to_target.csv"
+FILE_NAME, NAME = "steps_to_target.csv", "leaderboard"
 BOOTSTRAP_SEED = 20200212
 TAUS = 2.0 ** np.linspace(0, np.log2(profiles.TAU_MAX), 81)
 ALL, FAIR = "all", "not refused"  # the two boards
@@ -45,19 +46,32 @@ class Tables:
 
 def make(results_dir: Path, scale: str) -> Path:
     """Rank what ``results_dir`` holds at ``scale`` ("quick", or "quick+mine" with an optimizer
-    added) and return the folder of the board. Raises ConfigError where there is nothing to rank."""
+    added) and return the folder of the board, which is left as it is where it is up to date.
+    Raises ConfigError where there is nothing to rank."""
     base = scale.partition("+")[0]
     if base not in CHOICES["scale"]:
         raise ConfigError(f"scale={scale}: unknown scale{hint(base, CHOICES['scale'])}")
     steps = read(Path(results_dir), scale)
+    folder = Path(results_dir) / NAME / scale
+    made_from = _digest(steps)
+    if provenance.read(folder).get("made_from") == made_from:
+        return folder
     tables = tabulate(steps)
-    folder = Path(results_dir) / "leaderboard" / scale
     for name in ("ranking", "profile", "board"):
         content = getattr(tables, name).to_csv(index=False).encode()
         write_atomically(folder / f"{name}.csv", content)
     style.save(board.draw(tables.ranking, tables.profile, tables.board, scale), folder)
     write_atomically(folder / "README.md", readme(tables, scale).encode())
+    provenance.write(folder, {"made_from": made_from})
     return folder
+
+
+def _digest(steps: pd.DataFrame) -> str:
+    """Of everything that a board is made from."""
+    digest = hashlib.sha256(steps.to_csv(index=False).encode())
+    for module in (sys.modules[__name__], profiles, statistics, board, style):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- reading
@@ -199,7 +213,7 @@ def readme(tables: Tables, scale: str) -> str:
             "problem. Intervals: 95%, bootstrap over seeds; they speak of these problems, not of "
             "others.\n"
         ),
-        "## Over all problems\n\n" + _board_table(boards[boards.problems == ALL]),
+        "## Over all problems\n\n" + board_table(boards[boards.problems == ALL]),
     ]
     refused = ranking[ranking.refused != ""].drop_duplicates("problem")
     fair = boards[boards.problems == FAIR]
@@ -207,7 +221,7 @@ def readme(tables: Tables, scale: str) -> str:
         told = "changes" if changes_order(boards) else "does not change"
         sections.append(
             f"## Without what the fairness gate refuses\n\nLeaving out the {len(refused)} problems "
-            f"marked † {told} the order.\n\n" + _board_table(fair)
+            f"marked † {told} the order.\n\n" + board_table(fair)
         )
     elif len(refused):
         sections.append("The fairness gate refuses every problem: nothing is left without them.\n")
@@ -224,22 +238,26 @@ def changes_order(boards: pd.DataFrame) -> bool:
     return bool(orders[1]) and orders[0] != orders[1]
 
 
-def _board_table(rows: pd.DataFrame) -> str:
+def board_table(rows: pd.DataFrame) -> str:
+    """Rows of board.csv as a Markdown table."""
     lines = [
         "| | optimizer | score (95%) | lead over the next (95%) | fastest on | reaches on |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows.itertuples():
-        lead = "–" if np.isnan(row.lead) else _with_interval(row.lead, row.lead_low, row.lead_high)
+        lead = with_interval(row.lead, row.lead_low, row.lead_high)
         lines.append(
             f"| {row.place} | {style.mark(row.optimizer).label} | "
-            f"{_with_interval(row.score, row.low, row.high)} | {lead} | {row.first:.0%} | "
+            f"{with_interval(row.score, row.low, row.high)} | {lead} | {row.first:.0%} | "
             f"{row.reaches:.0%} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float) -> str:
+    """A score or a lead with its interval; a dash where there is none."""
+    if np.isnan(value):
+        return "–"
     if not np.isfinite([low, high]).all():  # one seed says nothing about the spread
         return f"{value:.2f}"
     text = f"{value:.2f} ({low:.2f} to {high:.2f})"

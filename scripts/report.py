@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import pandas as pd
 
 from runners.collect import write_atomically
 from runners.config import ROOT, ConfigError
-from scripts import judging, provenance, published
+from scripts import judging, leaderboard, provenance, published
 from scripts.claims import CLAIMS, Claim
+from scripts.figures import style
 from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Verdict
 
 SCALES = ("paper", "quick", published.FOLDER)  # the strongest evidence first; smoke proves nothing
@@ -33,6 +34,11 @@ README, BEGIN, END = (
     ROOT / "README.md",
     "<!-- results: made by scripts/report.py -->",
     "<!-- end -->",
+)
+LEADERBOARD_NOTE = (
+    "Steps to a target, over the problems of all experiments that compare all optimizers; the score "
+    "is the area under the performance profile. Read the leads: a score counts for a place only where "
+    "the interval of its lead over the next lies above 0."
 )
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -70,6 +76,33 @@ class Row:
         return not self.claim.source.startswith("not a claim of the paper")
 
 
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard at one scale: over all problems, and without those the gate refuses."""
+
+    scale: str
+    folder: Path
+    tables: dict[str, list[dict[str, Any]]]  # which problems -> its rows
+
+    @property
+    def place(self) -> str:
+        return f"{leaderboard.NAME}/{self.scale}"
+
+
+def boards(results_dir: Path) -> list[Board]:
+    """The leaderboards under ``results_dir``, those with an added optimizer left out."""
+    found = []
+    for scale in SCALES:
+        path = results_dir / leaderboard.NAME / scale / "board.csv"
+        if path.exists():
+            table = pd.read_csv(path)
+            table["label"] = [style.mark(name).label for name in table.optimizer]
+            tables: Any = {which: rows.to_dict("records")
+                           for which, rows in table.groupby("problems", sort=False)}  # fmt: skip
+            found.append(Board(scale, path.parent, tables))
+    return found
+
+
 def sections(results_dir: Path) -> list[Section]:
     """What lies under ``results_dir``, experiments in the order of their claims."""
     experiments = list(dict.fromkeys(claim.experiment for claim in CLAIMS))
@@ -103,11 +136,15 @@ def rows(found: Sequence[Section]) -> list[Row]:
 def write(results_dir: Path) -> list[Path]:
     """Write the report anew; returns what was written."""
     published.make(results_dir)
-    found = sections(results_dir)
+    for scale in SCALES:
+        if list(results_dir.glob(f"*/{scale}/{leaderboard.FILE_NAME}")):
+            leaderboard.make(results_dir, scale)
+    found, ranked = sections(results_dir), boards(results_dir)
+    folders = {section.place: section.folder for section in [*found, *ranked]}
     pages = {
-        results_dir / "REPORT.md": to_markdown(found).encode(),
-        results_dir / "index.html": to_html(found).encode(),
-        results_dir / "figures.pdf": to_pdf(found),
+        results_dir / "REPORT.md": to_markdown(found, ranked).encode(),
+        results_dir / "index.html": to_html(found, ranked).encode(),
+        results_dir / "figures.pdf": to_pdf(folders),
     }
     if results_dir.resolve() == (ROOT / "results").resolve():
         pages[README] = with_results(README.read_text(), found).encode()
@@ -119,7 +156,7 @@ def write(results_dir: Path) -> list[Path]:
 # ---------------------------------------------------------------- REPORT.md and README.md
 
 
-def to_markdown(found: Sequence[Section]) -> str:
+def to_markdown(found: Sequence[Section], ranked: Sequence[Board]) -> str:
     """``REPORT.md``."""
     table = rows(found)
     parts = [
@@ -136,6 +173,12 @@ def to_markdown(found: Sequence[Section]) -> str:
         parts += [f"## {section.experiment}, {scale_text(section)}", *_section_text(section)]
     if rows_ := [(s, d) for s in found for d in s.distances]:
         parts += ["# Published numbers beside ours", _distances_table(rows_)]
+    for ranking in ranked:
+        link = f"{ranking.place}/"
+        parts += [f"# Leaderboard, {ranking.scale} scale", (f"[figure]({link}figure.png) · [each "
+                  f"problem, and how it is made]({link})"), LEADERBOARD_NOTE]  # fmt: skip
+        parts += [f"Problems: {which}.\n\n{leaderboard.board_table(pd.DataFrame(rows_))}".strip()
+                  for which, rows_ in ranking.tables.items()]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
@@ -219,7 +262,7 @@ def scale_text(section: Section) -> str:
 # ---------------------------------------------------------------- index.html and figures.pdf
 
 
-def to_html(found: Sequence[Section]) -> str:
+def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
     """``index.html``: `report.html.jinja` filled in, with the figures in it."""
     import jinja2
 
@@ -228,6 +271,7 @@ def to_html(found: Sequence[Section]) -> str:
     environment.globals.update(
         scale_text=scale_text, distance_text=distance_text, stand_in_note=stand_in_note,
         number=judging.number, p_text=judging.p_text, effect_text=judging.effect_text,
+        with_interval=leaderboard.with_interval,
     )  # fmt: skip
     table = rows(found)
     return environment.from_string(TEMPLATE.read_text()).render(
@@ -235,35 +279,37 @@ def to_html(found: Sequence[Section]) -> str:
         summary=summary(table),
         sections=found,
         sentences={claim.id: claim for claim in CLAIMS},
-        figures={section.place: inline_figure(section) for section in found},
+        figures={s.place: inline_figure(s.place, s.folder) for s in [*found, *ranked]},
+        boards=ranked,
+        leaderboard_note=LEADERBOARD_NOTE,
         distances=[(section, row) for section in found for row in section.distances],
     )
 
 
-def inline_figure(section: Section) -> Any:
+def inline_figure(place: str, folder: Path) -> Any:
     """The figure as a part of the page: its SVG, or its PNG where there is none."""
     import markupsafe
 
-    name = f"figure of {section.experiment}"
-    svg, png = section.folder / "figure.svg", section.folder / "figure.png"
+    name = f"figure of {place}"
+    svg, png = folder / "figure.svg", folder / "figure.png"
     if not svg.exists():
         data = base64.b64encode(png.read_bytes()).decode()
         return markupsafe.Markup(f'<img alt="{name}" src="data:image/png;base64,{data}">')
     text = svg.read_text()
     text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
-    prefix = section.place.replace("/", "-") + "-"  # identifiers must differ from other figures'
+    prefix = place.replace("/", "-") + "-"  # identifiers must differ from other figures'
     return markupsafe.Markup(
         re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + prefix, text)
     )
 
 
-def to_pdf(found: Sequence[Section]) -> bytes:
+def to_pdf(folders: Mapping[str, Path]) -> bytes:
     """``figures.pdf``: one figure a page."""
     import pypdf
 
     writer = pypdf.PdfWriter()
-    for section in found:
-        writer.append(str(section.folder / "figure.pdf"), outline_item=section.place)
+    for place, folder in folders.items():
+        writer.append(str(folder / "figure.pdf"), outline_item=place)
     writer.metadata = None
     buffer = io.BytesIO()
     writer.write(buffer)

@@ -126,7 +126,7 @@ def test_the_page_opens_without_error_network_or_sideways_scrolling(
     broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
     assert page.evaluate(broken) == 0
     figures = page.locator(".figure > svg, .figure > img")
-    assert figures.count() == len(report.sections(copy))
+    assert figures.count() == len(report.sections(copy)) + len(report.boards(copy))
     for box in figures.evaluate_all("all => all.map(f => f.getBoundingClientRect().height)"):
         assert box > 100
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
