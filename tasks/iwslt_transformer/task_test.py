@@ -4,8 +4,10 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -216,3 +218,40 @@ def test_two_processes_follow_the_curve_of_one(tmp_path):
         )
     assert len(rows[0]) == 4
     np.testing.assert_allclose(np.array(rows[0], float), np.array(rows[1], float), rtol=1e-5)
+
+
+def test_a_run_killed_between_checkpoints_goes_on_to_the_same_record(tmp_path):
+    """SIGKILL, through the command line, in the middle of an epoch; times apart, the same bytes."""
+    common = [sys.executable, "-m", "runners.run", "task=iwslt_transformer", "optimizer=laprop",
+              "steps=24", "eval_every=4", "checkpoint_every=6", "tracking=disabled",
+              "task.bleu_sentences=4", "task.average=2",
+              *(f"task.{k}={v}" for k, v in SMALL.items() if k != "window")]  # fmt: skip
+
+    def start(name):
+        return subprocess.Popen(
+            [*common, f"results_dir={tmp_path / name}"], cwd=ROOT, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def lines(name):
+        return [line for record in (tmp_path / name).glob("runs/*/record.jsonl")
+                for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]  # fmt: skip
+
+    whole, killed = start("whole"), start("killed")
+    while not any('"step":8,' in line for line in lines("killed")):
+        assert killed.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0 and whole.wait() == 0
+
+    def numbers(name):
+        rows = [json.loads(line) for line in lines(name)[1:]]  # the first line is provenance
+        return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+    assert numbers("killed") == numbers("whole")
+    assert [row["step"] for row in numbers("whole") if "train_loss" in row][1:] == [
+        *range(4, 25, 4)
+    ]
+    (one,), (two,) = ([*(tmp_path / n).glob("runs/*/hypotheses.en")] for n in ("whole", "killed"))
+    assert one.read_bytes() == two.read_bytes()
