@@ -109,7 +109,8 @@ def read_archive(path: Path) -> dict[str, list[str]]:
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: truncated or no archive ({error}); remove it, or give another "
+        reason = str(error).partition("\n")[0].rstrip(":- ")  # tarfile goes on, a line a format
+        raise DataError(f"{path}: truncated or no archive ({reason}); remove it, or give another "
                         "archive=FILE") from None  # fmt: skip
     if missing := sorted(wanted - set(found)):
         raise DataError(f"{path}: {missing[0]} is not in it; the de-en archive of IWSLT14 expected")

@@ -66,13 +66,15 @@ def test_damage_is_one_line_and_nothing_half_written_stays(tmp_path, capsys):
     whole = archive(tmp_path / "whole.tgz", members())
     short = tmp_path / "short.tgz"
     short.write_bytes(whole.read_bytes()[:-400])
+    noise = tmp_path / "noise.tgz"
+    noise.write_bytes(bytes(range(256)) * 9)
     files = members()
     del files["train.tags.de-en.en"]
     lacking = archive(tmp_path / "lacking.tgz", files)
     uneven = members()
     uneven["train.tags.de-en.de"] += "noch ein Satz\n"
     uneven = archive(tmp_path / "uneven.tgz", uneven)
-    for path, message in [(short, "truncated or no archive"), (lacking, "train.tags.de-en.en is not in it"),
+    for path, message in [(short, "truncated or no archive"), (noise, "truncated or no archive"), (lacking, "train.tags.de-en.en is not in it"),
                           (uneven, "117 sentences"), ("http://127.0.0.1:9/x.tgz", "refused")]:  # fmt: skip
         assert prepare(path, tmp_path / "data") == 2
         error = capsys.readouterr().err.removeprefix("tokenising: 12\n")

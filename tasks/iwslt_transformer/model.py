@@ -250,7 +250,7 @@ def _dropped(module: Encoder | Decoder | EncoderLayer | DecoderLayer, x: Tensor)
         return functional.dropout(x, module.dropout, module.training)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = bits.view(torch.int16)[: x.numel()].view_as(x)
-    dropped = round(module.dropout * 2**16)
+    dropped = min(round(module.dropout * 2**16), 2**16 - 1)
     kept = torch.ge(bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False))
     return x * kept.mul_(2**16 / (2**16 - dropped))
 

@@ -16,6 +16,7 @@ import torch
 from runners.config import ROOT
 from tasks.iwslt_transformer import batches
 from tasks.iwslt_transformer.loss import smoothed_loss
+from tasks.iwslt_transformer.model import EncoderLayer, Shape, _dropped
 from tasks.iwslt_transformer.task import IwsltTransformer, context_free_loss
 
 SMALL = {"width": 16, "feed_forward": 32, "layers": 1, "max_tokens": 160, "window": 4}
@@ -64,6 +65,19 @@ def test_smoothed_loss_is_torchs_cross_entropy_and_its_gradient_is_autograds():
     torch.testing.assert_close(found, wanted)
     plain = torch.nn.functional.cross_entropy(states @ weight.T, target, reduction="sum")
     torch.testing.assert_close(nll, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_the_share_it_should_and_the_same_in_the_gradient(dtype):
+    torch.manual_seed(0)
+    x = torch.ones(999, 513, dtype=dtype, requires_grad=True)
+    y = _dropped(EncoderLayer(Shape(8, 8, 2, 1, dropout=0.3)), x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    share = (y == 0).double().mean().item()
+    assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / y.numel())
+    assert y.max().item() == pytest.approx(1 / 0.7, rel=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.equal(_dropped(EncoderLayer(Shape(8, 8, 2, 1, dropout=0.0)), x), x)
 
 
 def test_an_update_is_the_mean_over_its_tokens_whatever_the_number_of_batches():
