@@ -227,11 +227,16 @@ def unpadded(x: Tensor, side: Packed) -> Tensor:
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """`scaled_dot_product_attention`; on a CPU in float32, where bfloat16 takes twice as long."""
-    half = q.dtype
-    if q.device.type == "cpu" and half == torch.bfloat16:
-        q, k, v = q.float(), k.float(), v.float()
-    return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).to(half)
+    """`scaled_dot_product_attention`; on a CPU in bfloat16 written out, which takes a third of the
+    time for sentences of this length. Softmax in float32."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    if causal:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
 
 
 def _embedded(side: Encoder | Decoder, packed: Packed) -> Tensor:
