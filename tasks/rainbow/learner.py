@@ -45,6 +45,7 @@ class Learner:
         self._atoms, self._replay, self._double = atoms, replay, double
         # kept: memory that is taken anew at each update costs as much as the arithmetic on it
         self._held = self.online.at(torch.zeros(online.noise_size, device=atoms.device))
+        self._leaves = list(self._held.parameters())
         self._into = [torch.empty_like(p) for p in self._masters[0].parameters()]
         device = atoms.device
         self._act = Captured(self._best_action, device)
@@ -97,7 +98,7 @@ class Learner:
         logits = targets.choose(held(batch.observations, none), batch.actions)
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
-        found = torch.autograd.grad(loss, list(held.parameters()))
+        found = torch.autograd.grad(loss, self._leaves)
         self.online.gradients(noise.float(), found, self._into)
         priorities = each.detach().clamp(min=0) + PRIORITY_FLOOR
         return Update(loss.detach(), self._into, batch.indices, priorities)

@@ -178,7 +178,7 @@ class Network(nn.Module):
             observations: (B, stack, *shape), as the replay holds them: pixels are bytes.
             noise: (noise_size,), the same for the whole batch.
         """
-        dtype = next(self.parameters()).dtype
+        dtype = self.heads[0][0].weight.dtype  # type: ignore[index,union-attr]
         if self.pixels:
             x = observations.to(dtype, memory_format=torch.channels_last).div_(255)
         else:
