@@ -13,7 +13,10 @@ from typing import Any
 from runners import record
 from runners.config import ROOT, RunConfig
 
-PACKAGES = ("torch", "numpy", "hydra-core", "wandb", "pandas")
+PACKAGES = (
+    "torch", "numpy", "hydra-core", "wandb", "pandas",
+    "ale-py", "gymnasium", "opencv-python-headless",  # what a player sees
+)  # fmt: skip
 CODE = ("laprop", "tasks", "runners")  # what a run executes
 COMMIT_FILE = ".commit"  # of a copy of the code, which is no git checkout (runners/snapshot.py)
 OTHER_CODE = "made by other code than the present; force=true runs them again"

@@ -243,6 +243,8 @@ class Vector:
             self._env = gymnasium.make(game, render_mode="rgb_array" if picture else None)
         except Exception as error:  # whatever a package that is not installed raises
             raise ValueError(f"game={game}: {' '.join(str(error).split())}") from error
+        if picture:
+            self._try_to_draw(game)
         observations, actions = self._env.observation_space, self._env.action_space
         if not isinstance(observations, Box) or len(observations.shape) != 1:
             raise ValueError(
@@ -286,6 +288,15 @@ class Vector:
         self._reset()
         for action in self._played:
             self._env.step(action)
+
+    def _try_to_draw(self, game: str) -> None:
+        """Now, and not after hours of training."""
+        try:
+            self._env.reset()
+            self._env.render()
+        except Exception as error:  # whatever a package that is not installed raises
+            reason = " ".join(str(error).split())
+            raise ValueError(f"video=true: {game} cannot be drawn: {reason}") from error
 
     def _reset(self) -> NDArray[np.float32]:
         seed, purpose = self._streams

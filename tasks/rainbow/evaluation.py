@@ -29,6 +29,8 @@ class Evaluation:
     ) -> None:
         self._settings = {"game": game, "seed": seed, "sticky": sticky, "most_steps": most_steps}
         self._games, self._video = games, video
+        if video:  # raises where that is not possible
+            environment.make(game, seed, "video", picture=True)
         self._pictures: list[Image.Image] = []
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 import io
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -67,20 +68,58 @@ def test_a_policy_that_is_stuck_plays_on_at_random_and_earns_nothing():
     assert (scores == 3).all()
 
 
-@pytest.mark.parametrize(
-    ("game", "size"), [("CartPole-v1", None), ("BreakoutNoFrameskip-v4", (160, 210))]
-)
-def test_a_recorded_game_can_be_watched(game, size, monkeypatch):
-    pytest.importorskip("pygame") if size is None else None
+class Drawn(gymnasium.Env):
+    """Twenty steps of a vector environment that draws itself, without a library for it."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(4)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.steps = render_mode, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(3, np.float32), 1.0, self.steps == 20, False, {}
+
+    def render(self):
+        picture = np.zeros((40, 60, 3), np.uint8)
+        picture[: 2 * self.steps] = 255
+        return picture
+
+
+@pytest.fixture
+def drawn():
+    gymnasium.register("Drawn-v0", Drawn)
+    yield "Drawn-v0"
+    del gymnasium.registry["Drawn-v0"]
+
+
+@pytest.mark.parametrize(("atari", "size"), [(False, (60, 40)), (True, (160, 210))])
+def test_a_recorded_game_can_be_watched(atari, size, monkeypatch, drawn):
     monkeypatch.setattr(evaluation, "MOST_PICTURES", 20)
-    _, made = play(2, game, video=True)
+    _, made = play(2, "BreakoutNoFrameskip-v4" if atari else drawn, video=True)
     ((name, content),) = made.recorded().items()
     image = Image.open(io.BytesIO(content))
     assert name == "game.gif" and image.format == "GIF"
-    assert getattr(image, "n_frames", 1) > 3 and size in (None, image.size)
-    frame = np.asarray(image.convert("RGB"))
-    assert frame.std() > 10
+    assert getattr(image, "n_frames", 1) > 3 and image.size == size
+    image.seek(5)
+    assert np.asarray(image.convert("RGB")).std() > 10
     assert play(1, "CartPole-v1")[1].recorded() == {}
+
+
+def test_what_cannot_be_drawn_is_said_at_once(drawn, monkeypatch):
+    def render(self):
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr(Drawn, "render", render)
+    with pytest.raises(ValueError, match="^video=true: Drawn-v0 cannot be drawn: pygame is not"):
+        Rainbow([0], game=drawn, capacity=100, video=True)
 
 
 def test_the_task_offers_it_as_an_artifact():

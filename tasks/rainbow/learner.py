@@ -16,7 +16,9 @@ PRIORITY_FLOOR = 1e-7  # added to a loss, so that every sample can come again
 
 class Update(NamedTuple):
     loss: Tensor  # ()
-    gradients: list[Tensor]  # of the online network's parameters, in float32
+    gradients: list[
+        Tensor
+    ]  # of the online network's parameters, in float32; overwritten by the next
     indices: Tensor  # (B,) of the samples
     priorities: Tensor  # (B,) that they are to get
 
@@ -34,14 +36,17 @@ class Learner:
     ) -> None:  # fmt: skip
         self.half = half
         self._masters = (online, target)
-        dtype = torch.bfloat16 if half else torch.float32
+        self._dtype = torch.bfloat16 if half else torch.float32
         self.online, self.target = (
-            (copy.deepcopy(online).to(dtype), copy.deepcopy(target).to(dtype))
+            (copy.deepcopy(online).to(self._dtype), copy.deepcopy(target).to(self._dtype))
             if half
             else (online, target)
         )
         self._atoms, self._replay, self._double = atoms, replay, double
-        self._parameters = list(self.online.parameters())
+        # kept: memory that is taken anew at each update costs as much as the arithmetic on it
+        self._held = self.online.at(torch.zeros(online.noise_size, device=atoms.device))
+        self._leaves = list(self._held.parameters())
+        self._into = [torch.empty_like(p) for p in self._masters[0].parameters()]
         device = atoms.device
         self._act = Captured(self._best_action, device)
         self._update = Captured(self._gradients, device)
@@ -80,17 +85,23 @@ class Learner:
     def _gradients(
         self, fractions: Tensor, scalars: Tensor, noise: Tensor, target_noise: Tensor
     ) -> Update:
+        noise, target_noise = noise.to(self._dtype), target_noise.to(self._dtype)
+        # One noise for two batches and the way back: the noisy weights are formed once, and half
+        # of the products of matrices are saved.
+        held, none = self._held, noise[:0]
+        self.online.hold(noise, held)
         with torch.no_grad():
             batch = self._replay.sample(fractions, scalars[0], scalars[1])
             following = self.target(batch.following, target_noise)
-            chooser = self.online(batch.following, noise) if self._double else following
+            chooser = held(batch.following, none) if self._double else following
             wanted = targets.target(following, chooser, batch.returns, batch.discounts, self._atoms)
-        logits = targets.choose(self.online(batch.observations, noise), batch.actions)
+        logits = targets.choose(held(batch.observations, none), batch.actions)
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
-        gradients = torch.autograd.grad(loss, self._parameters)
+        found = torch.autograd.grad(loss, self._leaves)
+        self.online.gradients(noise.float(), found, self._into)
         priorities = each.detach().clamp(min=0) + PRIORITY_FLOOR
-        return Update(loss.detach(), [g.float() for g in gradients], batch.indices, priorities)
+        return Update(loss.detach(), self._into, batch.indices, priorities)
 
 
 class Captured:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +34,32 @@ class NoisyLinear(nn.Module):
     def noise_size(self) -> int:
         return sum(self.weight.shape)
 
-    @torch.no_grad()
     def at(self, noise: Tensor) -> "PlainLinear":
         """The linear layer that this one is under ``noise``: for many inputs with the same."""
         outputs, inputs = self.weight.shape
-        p, q = noise.split([inputs, outputs])
-        plain = PlainLinear(inputs, outputs, device=noise.device, dtype=self.weight.dtype)
-        plain.weight.copy_(torch.addcmul(self.weight, self.weight_sigma, q[:, None] * p))
-        plain.bias.copy_(torch.addcmul(self.bias, self.bias_sigma, q))
+        # on no device: to be initialised would take long, and move the global random stream
+        plain = PlainLinear(inputs, outputs, device="meta").to_empty(device=noise.device)
+        self.hold(noise, plain.to(self.weight.dtype))
         return plain
+
+    @torch.no_grad()
+    def hold(self, noise: Tensor, plain: "PlainLinear") -> None:
+        """Turn ``plain``, once made by `at`, into what `at` makes of ``noise``."""
+        outputs, inputs = self.weight.shape
+        p, q = noise.split([inputs, outputs])
+        torch.mul(self.weight_sigma, p, out=plain.weight).mul_(q[:, None]).add_(self.weight)
+        torch.addcmul(self.bias, self.bias_sigma, q, out=plain.bias)
+
+    @torch.no_grad()
+    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+        """Write the parameters' gradients from those ``found`` of ``at(noise)``'s parameters."""
+        outputs, inputs = self.weight.shape
+        p, q = noise.split([inputs, outputs])
+        weight, bias, weight_sigma, bias_sigma = into
+        weight.copy_(found[0])
+        bias.copy_(found[1])
+        torch.mul(weight, p, out=weight_sigma).mul_(q[:, None])
+        torch.mul(bias, q, out=bias_sigma)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """``x``: (B, inputs); ``noise``: p and q in one vector of `noise_size`."""
@@ -59,6 +76,14 @@ class PlainLinear(nn.Linear):
 
     def at(self, noise: Tensor) -> "PlainLinear":
         return self
+
+    def hold(self, noise: Tensor, plain: "PlainLinear") -> None:
+        pass
+
+    @torch.no_grad()
+    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+        for held, own in zip(found, into, strict=True):
+            own.copy_(held)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)
@@ -107,7 +132,10 @@ class Network(nn.Module):
         self.noise_size = sum(self._sizes)
 
     def at(self, noise: Tensor) -> "Network":
-        """The network without noisy layers that this one is under ``noise`` (noise_size,)."""
+        """The network without noisy layers that this one is under ``noise`` (noise_size,).
+
+        The torso is shared, the heads have parameters of their own.
+        """
         parts = iter(noise.split(self._sizes))
         held = copy.copy(self)  # shares the torso
         held._modules = dict(self._modules)
@@ -118,6 +146,31 @@ class Network(nn.Module):
         held.noise_size, held._sizes = 0, [0] * len(self._sizes)
         return held
 
+    def hold(self, noise: Tensor, held: "Network") -> None:
+        """Turn ``held``, once made by `at`, into what `at` makes of ``noise``."""
+        for (layer, plain), part in zip(self._with(held), noise.split(self._sizes), strict=True):
+            layer.hold(part, plain)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+        """Write the parameters' gradients from those ``found`` of ``at(noise)``'s parameters.
+
+        ``found`` and ``into`` are in the order of `parameters` of the two networks.
+        """
+        torso = len(list(self.torso.parameters()))
+        for own, held in zip(into[:torso], found[:torso], strict=True):
+            own.copy_(held)
+        found, into = found[torso:], into[torso:]
+        for (layer, _), part in zip(self._with(self), noise.split(self._sizes), strict=True):
+            size = len(list(layer.parameters()))
+            layer.gradients(part, found[:2], into[:size])  # type: ignore[operator]
+            found, into = found[2:], into[size:]
+
+    def _with(self, other: "Network") -> Iterator[tuple[nn.Module, nn.Module]]:
+        """The layers of the heads, beside those of ``other``."""
+        for mine, theirs in zip(self.heads, other.heads, strict=True):
+            yield from zip(mine, theirs, strict=True)  # type: ignore[arg-type]
+
     def forward(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Logits (B, actions, atoms).
 
@@ -125,7 +178,7 @@ class Network(nn.Module):
             observations: (B, stack, *shape), as the replay holds them: pixels are bytes.
             noise: (noise_size,), the same for the whole batch.
         """
-        dtype = next(self.parameters()).dtype
+        dtype = self.heads[0][0].weight.dtype  # type: ignore[index,union-attr]
         if self.pixels:
             x = observations.to(dtype, memory_format=torch.channels_last).div_(255)
         else:

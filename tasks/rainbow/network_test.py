@@ -72,6 +72,15 @@ def test_a_network_at_a_given_noise_is_one_without_noisy_layers(dueling):
     held = net.at(noise)
     torch.testing.assert_close(held(pixels, noise[:0]), net(pixels, noise))
     assert not any("sigma" in name for name, _ in held.named_parameters())
+    noise = torch.randn(net.noise_size).double()
+    net.hold(noise, held)
+    torch.testing.assert_close(held(pixels, noise[:0]), net(pixels, noise))
+    # its gradients are those of the noisy network
+    wanted = torch.autograd.grad(net(pixels, noise).square().sum(), list(net.parameters()))
+    found = torch.autograd.grad(held(pixels, noise[:0]).square().sum(), list(held.parameters()))
+    into = [torch.empty_like(p) for p in net.parameters()]
+    net.gradients(noise, found, into)
+    torch.testing.assert_close(into, list(wanted))
     assert [name for name, _ in net.named_parameters()] == list(before)
     plain = build(noisy=None)
     torch.testing.assert_close(plain.at(torch.empty(0))(pixels, torch.empty(0)),

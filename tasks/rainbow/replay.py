@@ -22,7 +22,7 @@ from tasks.rainbow.frame_log import FrameLog
 from tasks.rainbow.sum_tree import SumTree
 from tasks.task import CorruptState
 
-ENDS = RUNS, TERMINAL, TRUNCATED = 0, 1, 2
+RUNS, TERMINAL, TRUNCATED = 0, 1, 2  # what an agent step can lead to
 JOURNAL = 64  # frames after which a flush is due
 
 # One slot, in bytes, beside its frame: action, reward, end, age; weights and their sums.

@@ -15,6 +15,7 @@ during the update, which is done again where it would have come out differently:
 those of the order above, bit for bit (`overlap`).
 """
 
+import copy
 import math
 import sys
 import time
@@ -130,11 +131,9 @@ class Rainbow(Task):
         ):  # fmt: skip
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: a number from 0 to 1 expected")
-        if not epsilon_decay > 0 or not sigma >= 0:
-            name, value = (
-                ("sigma", sigma) if epsilon_decay > 0 else ("epsilon_decay", epsilon_decay)
-            )
-            raise ValueError(f"{name}={value}: a positive number expected")
+        for name, value in (("sigma", sigma), ("epsilon_decay", epsilon_decay)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}: a positive number expected")
         if not v_min < v_max:
             raise ValueError(f"v_min={v_min}: less than v_max={v_max} expected")
         (seed,) = seeds
@@ -162,18 +161,14 @@ class Rainbow(Task):
                 self._playing.shape, self._playing.stack, self._playing.actions,
                 atoms if distributional else 1, dueling=dueling, noisy=sigma if noisy else None,
             )  # fmt: skip
-            self.target = Network(
-                self._playing.shape, self._playing.stack, self._playing.actions,
-                atoms if distributional else 1, dueling=dueling, noisy=sigma if noisy else None,
-            )  # fmt: skip
-        self.target.load_state_dict(self.online.state_dict())
-        self.target.requires_grad_(False)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
         support = torch.linspace(v_min, v_max, atoms) if distributional else torch.zeros(1)
         self.register_buffer("support", support, persistent=False)
 
         self._seed = seed
         self._exploration = Rows(seed, "exploration", uniform(2), 1024)
         self._fractions = Rows(seed, "replay", uniform(batch), 256)
+        self._noise: tuple[torch.device, Rows, Rows] | None = None
         self._overlap = overlap
         self._emulator = ThreadPoolExecutor(1, "emulator")
         self.agent_steps = 0
@@ -328,7 +323,7 @@ class Rainbow(Task):
     def _noise_rows(self) -> tuple[Rows, Rows]:
         """Noise of the online network by agent step, of the target network by update."""
         device = self.support.device
-        if not hasattr(self, "_noise") or self._noise[0] != device:
+        if self._noise is None or self._noise[0] != device:
             draw = factor_noise(self.online.noise_size, device)
             online = Rows(self._seed, "noise online", draw, 256)
             target = Rows(self._seed, "noise target", draw, 64)
