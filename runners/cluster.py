@@ -128,6 +128,15 @@ def launch(name: str, settings: dict[str, Any], configs: Sequence[RunConfig]) ->
     for key in (*OF_THE_PACK, "array_parallelism"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise ConfigError(f"hydra.launcher.{key}={settings[key]}: a whole number >= 1 expected")
+    minutes, delay = settings["timeout_min"], settings["signal_delay_s"]
+    for key in ("timeout_min", "signal_delay_s"):
+        if not isinstance(settings[key], int | float) or settings[key] <= 0:
+            raise ConfigError(f"hydra.launcher.{key}={settings[key]}: a number > 0 expected")
+    if delay >= 60 * minutes:  # no warning at all, or one at the start, again and again
+        raise ConfigError(
+            f"hydra.launcher.signal_delay_s={delay}: less than the time limit of a job expected, "
+            f"timeout_min={minutes} is {60 * minutes:g} s"
+        )
     size = settings["runs_per_job"]
     packs = [
         Pack(list(configs[at : at + size]), settings["runs_at_once"], Path.cwd())

@@ -205,6 +205,8 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
     assert digests == {path.name for path in (results / ".code").iterdir()}
     assert len(list((results / "runs").iterdir())) == 12
 
+    for hold in control.glob("*.hold"):
+        hold.unlink()
     monkeypatch.syspath_prepend(modules)
     local = [*SWEEP, f"results_dir={tmp_path / 'local'}"]
     assert main(["-m", *local]) == 0

@@ -1,4 +1,4 @@
-"""A sweep as jobs of this machine, hydra/launcher=submitit_local: a killed run, and the time limit."""
+"""A sweep as jobs of this machine, hydra/launcher=submitit_local: a killed run, settings."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+
+import pytest
 
 from runners import record
 from runners.collect import collect, to_parquet
@@ -39,3 +41,18 @@ def test_a_killed_job_and_the_same_command_again(tmp_path):
     assert main(["-m", *local]) == 0
     assert to_parquet(collect(jobs, "local")) == to_parquet(collect(plan(local), "local"))
     assert record.read_record(jobs[0].config.folder).damaged == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("runs_per_job=0", "runs_per_job=0: a whole number >= 1 expected"),
+        ("signal_delay_s=never", "signal_delay_s=never: a number > 0 expected"),
+        ("timeout_min=2", "signal_delay_s=120: less than the time limit of a job expected"),
+    ],
+)
+def test_settings_that_no_job_can_have(tmp_path, capsys, setting, said):
+    overrides = [*SWEEP, "steps=10", f"results_dir={tmp_path}", "hydra/launcher=submitit_local"]
+    assert main(["-m", *overrides, f"hydra.launcher.{setting}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: hydra.launcher.") and said in error and error.count("\n") == 1
