@@ -1,4 +1,4 @@
-"""A sweep as jobs of this machine, hydra/launcher=submitit_local: a killed run, settings."""
+"""A sweep as jobs of this machine, hydra/launcher=submitit_local: a killed run, warnings, settings."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from runners import cluster, record
 from runners.collect import collect, to_parquet
 from runners.config import ROOT
-from runners.run import main
+from runners.run import main, run, stop_signals
 from runners.sweep import plan, state
 
 SWEEP = ["task=rosenbrock", "optimizer=adam", "eval_every=200", "checkpoint_every=200",
@@ -44,6 +44,15 @@ def test_a_killed_job_and_the_same_command_again(tmp_path, monkeypatch):
     assert main(["-m", *local]) == 0
     assert to_parquet(collect(jobs, "local")) == to_parquet(collect(plan(local), "local"))
     assert record.read_record(folder).damaged == []
+
+
+def test_a_warning_before_a_run_has_begun_stops_it_too(tmp_path):
+    (job,) = plan([*SWEEP, "steps=400", f"results_dir={tmp_path}"])
+    with stop_signals() as stop:
+        signal.raise_signal(signal.SIGUSR1)  # while a job imports, say
+        assert stop() and run(job.config) == "interrupted"
+    assert record.read_record(job.config.folder).status["step"] < 400
+    assert run(job.config) == "completed"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from runners import archive, record
 from runners.config import ROOT
-from runners.run import main as run_command
 from scripts.progress import progress
 
 MEGABYTE = 2**20
@@ -28,10 +27,11 @@ MEGABYTE = 2**20
 def make_records(folder: Path, count: int, rows: int) -> None:
     """``count`` finished records of ``rows`` rows each in ``folder/runs``."""
     real = folder / "real"
-    arguments = ["task=rosenbrock", "optimizer=laprop", f"steps={rows - 1}", "eval_every=1",
-                 "tracking=disabled", f"results_dir={real}"]  # fmt: skip
-    if run_command(arguments) != 0:
-        raise RuntimeError("the run whose record is to be copied failed")
+    # a process of its own: what this one has in memory is in the peak of its children
+    command = [sys.executable, "-m", "runners.run", "task=rosenbrock", "optimizer=laprop",
+               f"steps={rows - 1}", "eval_every=1", "tracking=disabled",
+               f"results_dir={real}"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     (path,) = real.glob(f"runs/*/{record.FILE_NAME}")
     first, *between, last = map(json.loads, path.read_text().splitlines())
     if len(between) != rows:
