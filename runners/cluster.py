@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ OF_THE_PACK = ("runs_per_job", "runs_at_once")
 OF_BOTH = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name")
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
 POLL_SECONDS = 2.0
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 600.0  # seconds that a job which was told to stop waits for its end
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -81,7 +83,11 @@ class Pack:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.at_once)))
         context = multiprocessing.get_context("spawn")
+        # It starts multiprocessing's resource tracker, which inherits the mask: Slurm warns all
+        # processes of a job, and the tracker would die of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
         answers = context.SimpleQueue()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
         # Each goes through all runs from another one on; who finds one taken or finished passes on,
         # so that a worker that dies takes only its present run along.
         starts = range(0, len(self.configs), -(-len(self.configs) // self.at_once))
