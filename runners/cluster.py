@@ -263,7 +263,7 @@ def _in_queue() -> dict[str, tuple[str, str]] | None:
 def _answer(job: Any) -> list[str]:
     """What a job that has ended said; the records say what it did."""
     if not job.paths.result_pickle.exists():
-        why = "killed, or out of time before it could save"
+        why = "cancelled, killed, or out of time before it could save"
         return [f"job {job.job_id} ended before its runs did: {why}: {job.paths.stderr}"]
     try:
         return job.result()
