@@ -114,7 +114,8 @@ def _costs(experiments: Sequence[str], overrides: Sequence[str], scale: str) -> 
     known = {}
     for experiment in experiments:
         about = provenance.read(ROOT / "results" / experiment / scale)
-        known[experiment] = about["train_seconds"] / about["runs"] if about else None
+        seconds = about.get("train_seconds")
+        known[experiment] = seconds / about["runs"] if seconds else None
     usual = statistics.median([cost for cost in known.values() if cost] or [1.0])
     found = {}
     for experiment, cost in known.items():
