@@ -40,7 +40,11 @@ def processes(session):
 
 
 def chaos(runs, kills, folder, say=print):
-    """Kill ``kills`` times while ``runs`` runs are swept; then let the sweep come to its end."""
+    """Kill ``kills`` times while ``runs`` runs are swept; then let the sweep come to its end.
+
+    Kills are spread over the whole sweep: each waits until a number of runs, random and growing
+    from kill to kill, is finished, and then for a random time. Returns how many there were.
+    """
     overrides = sweep_of(runs, folder / "killed")
     jobs = plan(overrides)
     command = [sys.executable, "-m", "runners.run", "-m", *overrides,
@@ -52,16 +56,22 @@ def chaos(runs, kills, folder, say=print):
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    chance, sessions, driver = random.Random(1), [], start()
-    sessions.append(driver.pid)
+    def count():
+        return sum(record.read_status(job.config.folder) in record.FINISHED for job in jobs)
+
+    chance, driver = random.Random(1), start()
+    sessions = [driver.pid]
+    # up to the last runs, which may be over before a kill
+    after = [int((k + chance.random()) * max(1, runs - 3) / kills) for k in range(kills)]
     done = 0
     while done < kills:
+        finished = count()
         if driver.poll() is not None:  # killed, or given up after a worker died: the same command
-            if all(state(job.config) in record.FINISHED for job in jobs):
+            if finished == runs:
                 break
             driver = start()
             sessions.append(driver.pid)
-        if not any(is_held(job.config.folder) for job in jobs):
+        if finished < after[done] or not any(is_held(job.config.folder) for job in jobs):
             time.sleep(0.05)
             continue
         time.sleep(chance.uniform(0, 0.6))
@@ -74,16 +84,14 @@ def chaos(runs, kills, folder, say=print):
             continue
         driver.poll()
         done += 1
-        finished = sum(state(job.config) in record.FINISHED for job in jobs)
         who = "parent" if victim == driver.pid else "child"
-        say(f"kill {done}: {who}, {finished} of {runs} finished")
+        say(f"kill {done}: {who}, {count()} of {runs} finished")
         time.sleep(0.2)
     driver.wait()
-    for _ in range(3):  # one re-issue; more where a last kill has taken its workers along
-        if (
-            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode
-            == 0
-        ):
+    for again in range(1, 4):  # one re-issue; more where a last kill has taken its workers along
+        ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+        say(f"command given again, {again}: exit code {ended.returncode}, {count()} finished")
+        if ended.returncode == 0:
             break
     for session in sessions:  # orphans that wait for work
         for pid in processes(session):

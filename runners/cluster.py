@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ OF_THE_PACK = ("runs_per_job", "runs_at_once")
 OF_BOTH = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name")
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
 POLL_SECONDS = 2.0
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 600.0  # seconds that a job which was told to stop waits for its end
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -81,7 +83,11 @@ class Pack:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.at_once)))
         context = multiprocessing.get_context("spawn")
+        # It starts multiprocessing's resource tracker, which inherits the mask: Slurm warns all
+        # processes of a job, and the tracker would die of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
         answers = context.SimpleQueue()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
         # Each goes through all runs from another one on; who finds one taken or finished passes on,
         # so that a worker that dies takes only its present run along.
         starts = range(0, len(self.configs), -(-len(self.configs) // self.at_once))
@@ -128,6 +134,15 @@ def launch(name: str, settings: dict[str, Any], configs: Sequence[RunConfig]) ->
     for key in (*OF_THE_PACK, "array_parallelism"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise ConfigError(f"hydra.launcher.{key}={settings[key]}: a whole number >= 1 expected")
+    minutes, delay = settings["timeout_min"], settings["signal_delay_s"]
+    for key in ("timeout_min", "signal_delay_s"):
+        if not isinstance(settings[key], int | float) or settings[key] <= 0:
+            raise ConfigError(f"hydra.launcher.{key}={settings[key]}: a number > 0 expected")
+    if delay >= 60 * minutes:  # no warning at all, or one at the start, again and again
+        raise ConfigError(
+            f"hydra.launcher.signal_delay_s={delay}: less than the time limit of a job expected, "
+            f"timeout_min={minutes} is {60 * minutes:g} s"
+        )
     size = settings["runs_per_job"]
     packs = [
         Pack(list(configs[at : at + size]), settings["runs_at_once"], Path.cwd())
@@ -248,7 +263,8 @@ def _in_queue() -> dict[str, tuple[str, str]] | None:
 def _answer(job: Any) -> list[str]:
     """What a job that has ended said; the records say what it did."""
     if not job.paths.result_pickle.exists():
-        return [f"job {job.job_id} ended before its runs did: {job.paths.stderr}"]
+        why = "cancelled, killed, or out of time before it could save"
+        return [f"job {job.job_id} ended before its runs did: {why}: {job.paths.stderr}"]
     try:
         return job.result()
     except Exception as error:

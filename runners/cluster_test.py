@@ -1,6 +1,7 @@
 """A sweep on a real Slurm of two nodes, all of it on this machine and on loopback."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -58,8 +59,8 @@ NodeName=a NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=U
 NodeName=b NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
 PartitionName=all Nodes=a,b Default=YES MaxTime=60
 """
-# A Rosenbrock function that is told what to do: {seed}.hold makes its steps slow, {seed}.raise
-# makes it raise; it tells that it got there, and every call.
+# A Rosenbrock function that is told what to do: {seed}.hold makes its steps slow until its job was
+# put back into the queue, {seed}.raise makes it raise; it tells that it got there, and every call.
 WAITING = """
     import os, time
     from pathlib import Path
@@ -74,7 +75,8 @@ WAITING = """
                 (control / f"{seed}.there").touch()
                 if (control / f"{seed}.raise").exists():
                     raise RuntimeError("the disk melted")
-                if (control / f"{seed}.hold").exists():
+                restarted = "SLURM_RESTART_COUNT" in os.environ
+                if (control / f"{seed}.hold").exists() and not restarted:
                     time.sleep(0.1)
             return super().loss()
 """
@@ -145,7 +147,8 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
     (modules / "waiting.py").write_text(textwrap.dedent(WAITING))
     monkeypatch.setenv("PYTHONPATH", str(modules))
     monkeypatch.setenv("CONTROL", str(control))
-    overrides = [*SWEEP, f"results_dir={tmp_path / 'slurm'}"]
+    results = tmp_path / "slurm"
+    overrides = [*SWEEP, f"results_dir={results}"]
     jobs = plan(overrides)
     command = [sys.executable, "-m", "runners.run", "-m", *overrides, *ON_SLURM]
     for name in ("1.raise", "2.hold", "5.hold", "8.hold"):
@@ -158,31 +161,36 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
     try:
         # Seed 1 raises. Its job goes on, and is cancelled in the middle of seed 2.
         until(there(2), "seed 2")
-        (array,) = (tmp_path / "slurm" / cluster.SUBMITTED).glob("*.json")
+        (array,) = (results / cluster.SUBMITTED).glob("*.json")
         array = array.stem
         ask("scancel", f"{array}_0")
         until(lambda: state(jobs[2].config) == "interrupted", "seed 2 to save")
         assert state(jobs[1].config) == "failed"
         # The shell is closed. The same command, given again at once, does the two that are left,
-        # and waits for the others, which are in the queue or at work.
+        # and waits for the others, which are in the queue or at work. The jobs that it submits have
+        # more time.
         driver.kill()
         driver.wait()
         for name in ("1.raise", "2.hold"):
             (control / name).unlink()
-        driver = subprocess.Popen(command, cwd=ROOT, stdout=(tmp_path / "out").open("w"))
+        again = [*command, "hydra.launcher.timeout_min=5"]
+        driver = subprocess.Popen(again, cwd=ROOT, stdout=(tmp_path / "out").open("w"))
         # The node of the job with seed 8 is drained, and dies.
         until(there(8), "seed 8")
         node = ask("squeue", "-h", "-o", "%N", f"--jobs={array}_2")
         for change in ("drain", "down"):
             ask("scontrol", "update", f"nodename={node}", f"state={change}", "reason=test")
         until(lambda: state(jobs[8].config) == "interrupted", "seed 8 to die")
-        (control / "8.hold").unlink()
         ask("scontrol", "update", f"nodename={node}", "state=resume")
-        # The job with seed 5 comes to its time limit, saves, and is put back into the queue.
-        until(lambda: record.read_status(jobs[5].config.folder) == "interrupted", "the time limit")
-        (control / "5.hold").unlink()
+        # The job with seed 5, the second of the array, comes to its time limit, saves, and is put
+        # back into the queue, as is the third, whose node died.
         assert driver.wait(timeout=120) == 0, (tmp_path / "out").read_text()
-        assert "Restarts=1" in ask("scontrol", "show", "job", f"{array}_1")
+        for job in (1, 2):
+            shown = ask("scontrol", "show", "job", f"{array}_{job}")
+            restarts = re.search(r"Restarts=(\d+)", shown)
+            assert restarts and int(restarts[1]) >= 1, shown
+        said = next(results.glob(f".hydra/submitit/{array}_1/*_log.out")).read_text()
+        assert "Job has timed out" in said, said
     finally:
         driver.kill()
         driver.wait()
@@ -194,9 +202,11 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
     assert calls[2] == calls[5] == 400 and 400 <= calls[8] <= 450
     assert calls[1] == 400 + 31  # failed at step 30, before the first checkpoint
     digests = {record.read_first_line(job.config.folder)["code"]["digest"] for job in jobs}
-    assert digests == {path.name for path in (tmp_path / "slurm" / ".code").iterdir()}
-    assert len(list((tmp_path / "slurm" / "runs").iterdir())) == 12
+    assert digests == {path.name for path in (results / ".code").iterdir()}
+    assert len(list((results / "runs").iterdir())) == 12
 
+    for hold in control.glob("*.hold"):
+        hold.unlink()
     monkeypatch.syspath_prepend(modules)
     local = [*SWEEP, f"results_dir={tmp_path / 'local'}"]
     assert main(["-m", *local]) == 0

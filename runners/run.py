@@ -235,8 +235,13 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, SIGTERM and the warnings of batch systems let the step end, save, and stop the run.
 
     A second Ctrl-C is immediate. When all is saved, the signal goes on to the handler that was
-    there before: submitit's puts the job back into the queue.
+    there before: submitit's puts the job back into the queue. Inside of another such block it is the
+    outer one's, so that a signal from before a run began, during its imports, say, stops it too.
     """
+    outer = getattr(signal.getsignal(signal.SIGTERM), "stop", None)
+    if outer is not None:
+        yield outer
+        return
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -244,13 +249,17 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
+    def stop() -> bool:
+        return bool(received)
+
+    note.stop = stop
     try:
         before = {number: signal.signal(number, note) for number in STOPS}
     except ValueError:  # not the main thread: whoever started us handles the signals
         yield lambda: False
         return
     try:
-        yield lambda: bool(received)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

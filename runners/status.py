@@ -20,7 +20,7 @@ from runners.config import ConfigError
 from runners.run import RUNNING
 from runners.sweep import Job, plan, state
 
-QUEUED = "queued"
+QUEUED = "queued or starting"  # a job that runs may not have come to it yet
 WATCH_SECONDS = 5.0
 
 
@@ -76,7 +76,7 @@ def _watch(jobs: Sequence[Job]) -> None:
 
 
 def _counts(states: Sequence[str]) -> list[str]:
-    return [f"{name:<12}{count:>6}" for name, count in sorted(Counter(states).items())]
+    return [f"{name:<18}{count:>6}" for name, count in sorted(Counter(states).items())]
 
 
 if __name__ == "__main__":

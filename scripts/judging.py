@@ -181,6 +181,11 @@ def p_text(v: Verdict) -> str:
     return f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
 
 
+def effect_or_reason(v: Verdict) -> str:
+    """The effect, or why there is none."""
+    return effect_text(v) if v.effect_unit else v.sentence
+
+
 def effect_text(v: Verdict) -> str:
     """The effect with its interval and unit."""
     if not v.effect_unit:
@@ -191,10 +196,11 @@ def effect_text(v: Verdict) -> str:
 
 
 def number(value: float) -> str:
-    """A number for a reader: thousands with a comma, small ones with two digits."""
+    """A number for a reader: three digits where there are no more, thousands with a comma."""
     if math.isnan(value):
         return "unknown"
     if 0 < abs(value) < 0.01:
         return f"{value:.1e}".replace("-", "−")
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    text = f"{value:,.{digits}f}"
     return text.replace("inf", "∞").replace("-", "−")

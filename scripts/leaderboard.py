@@ -293,6 +293,15 @@ def _cell(row: Any) -> str:
     return f"**{text}**" if row["rank"] == 1 else text
 
 
+def to_text(folder: Path) -> str:
+    """The boards of ``folder`` for a terminal."""
+    found = pd.read_csv(folder / "board.csv")
+    return "\n\n".join(
+        f"Leaderboard, problems: {which}\n{board_table(rows)}".strip()
+        for which, rows in found.groupby("problems", sort=False)
+    )
+
+
 # ---------------------------------------------------------------- command line
 
 
@@ -314,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(pd.read_csv(folder / "board.csv").round(3).to_string(index=False))
+    print(to_text(folder))
     print(f"\n{folder / 'figure.png'}\n{folder / 'README.md'}")
     return 0
 

@@ -36,8 +36,7 @@ README, BEGIN, END = (
     "<!-- end -->",
 )
 LEADERBOARD_NOTE = (
-    "Steps to a target, over the problems of all experiments that compare all optimizers; the score "
-    "is the area under the performance profile. Read the leads: a score counts for a place only where "
+    "Steps to a target; the score is the area under the performance profile. Read the leads: a score counts for a place only where "
     "the interval of its lead over the next lies above 0."
 )
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -83,6 +82,13 @@ class Board:
     scale: str
     folder: Path
     tables: dict[str, list[dict[str, Any]]]  # which problems -> its rows
+    problems: dict[str, int]  # experiment -> how many problems of it
+
+    @property
+    def text(self) -> str:
+        """What the board is about."""
+        told = ", ".join(f"{name} ({count})" for name, count in self.problems.items())
+        return f"{LEADERBOARD_NOTE} Problems: {told}."
 
     @property
     def place(self) -> str:
@@ -99,7 +105,11 @@ def boards(results_dir: Path) -> list[Board]:
             table["label"] = [style.mark(name).label for name in table.optimizer]
             tables: Any = {which: rows.to_dict("records")
                            for which, rows in table.groupby("problems", sort=False)}  # fmt: skip
-            found.append(Board(scale, path.parent, tables))
+            ranking = pd.read_csv(path.with_name("ranking.csv"), keep_default_na=False)
+            if not ranking.refused.any():  # both boards are the same
+                tables = {leaderboard.ALL: tables[leaderboard.ALL]}
+            problems: Any = ranking.groupby("experiment").problem.nunique().to_dict()
+            found.append(Board(scale, path.parent, tables, problems))
     return found
 
 
@@ -176,7 +186,7 @@ def to_markdown(found: Sequence[Section], ranked: Sequence[Board]) -> str:
     for ranking in ranked:
         link = f"{ranking.place}/"
         parts += [f"# Leaderboard, {ranking.scale} scale", (f"[figure]({link}figure.png) · [each "
-                  f"problem, and how it is made]({link})"), LEADERBOARD_NOTE]  # fmt: skip
+                  f"problem, and how it is made]({link})"), ranking.text]  # fmt: skip
         parts += [f"Problems: {which}.\n\n{leaderboard.board_table(pd.DataFrame(rows_))}".strip()
                   for which, rows_ in ranking.tables.items()]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -201,7 +211,7 @@ def summary(table: Sequence[Row]) -> str:
     told = [f"{counts[name]} {name}" for name in (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
             if counts[name]]  # fmt: skip
     return (
-        f"{len(papers)} claims of the paper, most of them under several settings: "
+        f"{len(papers)} claims of the paper, some of them under several settings; verdicts: "
         f"{', '.join(told)}."
     )
 
@@ -211,7 +221,7 @@ def _claims_table(table: Sequence[Row], base: str = "") -> str:
     for row in table:
         claim = row.claim.sentence + ("" if row.papers else " (Not a claim of the paper.)")
         told = [f"**{v.verdict}**{' (refused)' if v.refused else ''}, {v.setting}: "
-                f"{judging.effect_text(v)}" for v in row.verdicts]  # fmt: skip
+                f"{judging.effect_or_reason(v)}" for v in row.verdicts]  # fmt: skip
         where = "–"
         if row.section:
             place = f"[{row.section.experiment}]({base}{row.section.place}/)"
@@ -224,7 +234,8 @@ def _claims_table(table: Sequence[Row], base: str = "") -> str:
 
 def _section_text(section: Section) -> Iterator[str]:
     link = f"{section.place}/"
-    yield f"[figure]({link}figure.png) · [tables and provenance]({link})"
+    yield f"![figure of {section.experiment}]({link}figure.png)"
+    yield f"[tables and provenance]({link})"
     for warning in section.warnings:
         yield f"⚠ {warning[0].upper()}{warning[1:]}."
     yield judging.to_markdown(section.verdicts).strip()
@@ -249,7 +260,9 @@ def distance_text(row: dict[str, Any]) -> str:
 
 
 def stand_in_note(section: Section) -> str:
-    return "; ".join(section.about.get("stand_ins", ())) or "the paper's own setting"
+    if not section.about:
+        return "provenance unknown"
+    return "; ".join(section.about["stand_ins"]) or "no stand-in"
 
 
 def scale_text(section: Section) -> str:
@@ -270,7 +283,7 @@ def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
                                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.globals.update(
         scale_text=scale_text, distance_text=distance_text, stand_in_note=stand_in_note,
-        number=judging.number, p_text=judging.p_text, effect_text=judging.effect_text,
+        number=judging.number, effect_or_reason=judging.effect_or_reason, p_text=judging.p_text, effect_text=judging.effect_text,
         with_interval=leaderboard.with_interval,
     )  # fmt: skip
     table = rows(found)
@@ -281,7 +294,6 @@ def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
         sentences={claim.id: claim for claim in CLAIMS},
         figures={s.place: inline_figure(s.place, s.folder) for s in [*found, *ranked]},
         boards=ranked,
-        leaderboard_note=LEADERBOARD_NOTE,
         distances=[(section, row) for section in found for row in section.distances],
     )
 

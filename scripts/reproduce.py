@@ -9,6 +9,7 @@ go to the sweeps (``results_dir=DIR``, ``tracking=disabled``, ``hydra/launcher=b
 Finished runs are not run again, so it can be stopped and started at any time.
 """
 
+import difflib
 import statistics
 import sys
 import threading
@@ -21,14 +22,15 @@ from runners.config import (
     ROOT,
     ConfigError,
     added,
-    check_option,
     experiment_values,
     folder_name,
     groups,
+    hint,
     on_leaderboard,
 )
 from runners.sweep import plan, state, sweep
 
+CHOSEN = "experiments"  # the key of this command
 LAUNCHER = "hydra/launcher=joblib"
 
 
@@ -37,8 +39,6 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
     given = [o for o in overrides if o.startswith("hydra/launcher=")]
     launcher = [] if given else [LAUNCHER]
     plain = [o for o in overrides if not o.startswith(("hydra/", "hydra."))]
-    for experiment in experiments:
-        check_option("experiment", experiment)
     # The sweep's processes do the work; meanwhile this one can get ready for the analysis.
     threading.Thread(target=_import_analysis, daemon=True).start()
     values = experiment_values([f"experiment={experiments[0]}", *plain])
@@ -64,6 +64,8 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
 
     pages = [*report.write(folder), *_leaderboard(folder, values["scale"], added(plain))]
     print("\n" + judging.to_text(verdicts) + "\n\n" + "\n".join(map(str, pages)))
+    if values["scale"] not in report.SCALES:
+        print(f"(scale {values['scale']} shows that all works, and is left out of the report)")
     return 1 if failed else 0
 
 
@@ -72,7 +74,11 @@ def _leaderboard(folder: Path, scale: str, more: Sequence[str]) -> list[Path]:
     from scripts import leaderboard
 
     try:
-        return [leaderboard.make(folder, folder_name(scale, more)) / "README.md"] if more else []
+        if not more:
+            return []
+        made = leaderboard.make(folder, folder_name(scale, more))
+        print("\n" + leaderboard.to_text(made))
+        return [made / "README.md"]
     except ConfigError as error:  # nothing to rank, as the experiments were changed in other ways
         print(f"no leaderboard: {error}", file=sys.stderr)
         return []
@@ -108,7 +114,8 @@ def _costs(experiments: Sequence[str], overrides: Sequence[str], scale: str) -> 
     known = {}
     for experiment in experiments:
         about = provenance.read(ROOT / "results" / experiment / scale)
-        known[experiment] = about["train_seconds"] / about["runs"] if about else None
+        seconds = about.get("train_seconds")
+        known[experiment] = seconds / about["runs"] if seconds else None
     usual = statistics.median([cost for cost in known.values() if cost] or [1.0])
     found = {}
     for experiment, cost in known.items():
@@ -133,13 +140,21 @@ def main(arguments: list[str] | None = None) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
         return 0
-    chosen = [a.removeprefix("experiments=") for a in arguments if a.startswith("experiments=")]
-    overrides = [a for a in arguments if not a.startswith("experiments=")]
+    overrides = [a for a in arguments if not a.startswith(f"{CHOSEN}=")]
     everything = [name for name in groups()["experiment"] if name != "none"]
     try:
+        for key in (a.partition("=")[0] for a in overrides):
+            if difflib.get_close_matches(key, [CHOSEN], cutoff=0.8):
+                raise ConfigError(f"{key}: unknown key; did you mean {CHOSEN}?")
+        chosen = [a.partition("=")[2] for a in arguments if a.startswith(f"{CHOSEN}=")]
         if added(overrides):
             everything = on_leaderboard()
-        experiments = chosen[-1].split(",") if chosen else everything
+        experiments = [e for e in chosen[-1].split(",") if e] if chosen else everything
+        for name in experiments:
+            if name not in groups()["experiment"]:
+                raise ConfigError(f"{CHOSEN}={name}: unknown experiment{hint(name, everything)}")
+        if not experiments:
+            raise ConfigError(f"{CHOSEN}=: one or more of {', '.join(everything)} expected")
         return reproduce(experiments, overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -230,7 +230,7 @@ def _adam_unbounded_above(claim: Claim, setting: str, largest: pd.DataFrame, u: 
         claim, setting,
         supported=bool(np.all(holds)),
         contradicted=bool(((adam < GROWS) & (driven["adam"] >= SEVERE)).any()),
-        effect=float(adam.min()), effect_unit="times Adam's largest update in twice the steps, at "
+        effect=float(adam.min()), effect_unit="times the largest update of Adam when the steps double, at "
         f"least (ν = {vs[slow]:g})", n=int(both["adam"].n.min()),
         sentence=f"Where the horizon doubles, at each of {len(vs)} values of ν below μ², Adam's "
         f"largest update grows by {adam.min():.3g} times (ν = {vs[slow]:g}, "

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
-from scripts.figures.training import CHANCE, pick
+from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -92,7 +92,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 effect_unit="difference of the fractions of cells that train (LaProp − Adam)",
                 sentence=f"Of the {cells} cells with {where}, LaProp trains "
                 f"{share[SUBJECT].mean():.0%} and Adam {share[RIVAL].mean():.0%} (mean over "
-                "seeds).",
+                f"seeds). A cell trains where the loss ends below {TRAINED:.2f} (a guess: {CHANCE:.2f}).",
             )
         )
     return judging.settle(found)
