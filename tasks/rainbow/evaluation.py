@@ -42,10 +42,10 @@ class Evaluation:
         }
         scores = torch.empty(self._games, dtype=torch.float64)
         self._pictures = []
-        network, none = network.at(noise), noise[:0]
+        network = network.at(noise)
         while playing:
             observations = torch.from_numpy(np.stack([g.observation for g in playing.values()]))
-            values = q_values(network(observations.to(atoms.device), none), atoms)
+            values = q_values(network(observations.to(atoms.device)), atoms)
             actions = values.argmax(1).tolist()
             for (i, game), action in zip(list(playing.items()), actions, strict=True):
                 game.step(action)

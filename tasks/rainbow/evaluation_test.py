@@ -22,7 +22,7 @@ class Constant(torch.nn.Module):
     def at(self, noise):
         return self
 
-    def forward(self, observations, noise):
+    def forward(self, observations):
         return self.logits.expand(len(observations), -1, -1)
 
 

@@ -1,7 +1,7 @@
 """Online and target network: acting, and the gradient of one update, plain or as a CUDA graph."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,7 @@ PRIORITY_FLOOR = 1e-7  # added to a loss, so that every sample can come again
 
 class Update(NamedTuple):
     loss: Tensor  # ()
-    gradients: list[
-        Tensor
-    ]  # of the online network's parameters, in float32; overwritten by the next
+    gradients: list[Tensor]  # of the online parameters, in float32; overwritten by the next
     indices: Tensor  # (B,) of the samples
     priorities: Tensor  # (B,) that they are to get
 
@@ -43,10 +41,9 @@ class Learner:
             else (online, target)
         )
         self._atoms, self._replay, self._double = atoms, replay, double
-        # kept: memory that is taken anew at each update costs as much as the arithmetic on it
         self._held = self.online.at(torch.zeros(online.noise_size, device=atoms.device))
-        self._leaves = list(self._held.parameters())
-        self._into = [torch.empty_like(p) for p in self._masters[0].parameters()]
+        self._parameters = list(self.online.parameters())
+        self._float32 = [torch.empty_like(p) for p in online.parameters()] if half else []
         device = atoms.device
         self._act = Captured(self._best_action, device)
         self._update = Captured(self._gradients, device)
@@ -56,12 +53,12 @@ class Learner:
     def refresh(self) -> None:
         """After a step of the optimizer."""
         if self.half:
-            _copy(self._masters[0], self.online)
+            _copy(self._masters[0].parameters(), self.online.parameters())
 
     def refresh_target(self) -> None:
         """After the target network was changed."""
         if self.half:
-            _copy(self._masters[1], self.target)
+            _copy(self._masters[1].parameters(), self.target.parameters())
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Tensor) -> int:
@@ -88,20 +85,23 @@ class Learner:
         noise, target_noise = noise.to(self._dtype), target_noise.to(self._dtype)
         # One noise for two batches and the way back: the noisy weights are formed once, and half
         # of the products of matrices are saved.
-        held, none = self._held, noise[:0]
-        self.online.hold(noise, held)
+        held = self._held
+        held.hold(noise)
         with torch.no_grad():
             batch = self._replay.sample(fractions, scalars[0], scalars[1])
-            following = self.target(batch.following, target_noise)
-            chooser = held(batch.following, none) if self._double else following
+            observations = held.in_type(batch.following)
+            following = self.target(observations, target_noise)
+            chooser = held(observations) if self._double else following
             wanted = targets.target(following, chooser, batch.returns, batch.discounts, self._atoms)
-        logits = targets.choose(held(batch.observations, none), batch.actions)
+        logits = targets.choose(held(batch.observations), batch.actions)
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
-        found = torch.autograd.grad(loss, self._leaves)
-        self.online.gradients(noise.float(), found, self._into)
+        gradients = list(torch.autograd.grad(loss, self._parameters))
+        if self.half:
+            _copy(gradients, self._float32)
+            gradients = self._float32
         priorities = each.detach().clamp(min=0) + PRIORITY_FLOOR
-        return Update(loss.detach(), self._into, batch.indices, priorities)
+        return Update(loss.detach(), gradients, batch.indices, priorities)
 
 
 class Captured:
@@ -143,7 +143,7 @@ class Captured:
 
 
 @torch.no_grad()
-def _copy(source: Network, destination: Network) -> None:
+def _copy(source: Iterable[Tensor], destination: Iterable[Tensor]) -> None:
     torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
-        list(destination.parameters()), list(source.parameters())
+        list(destination), list(source)
     )

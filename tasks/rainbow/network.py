@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,32 +35,9 @@ class NoisyLinear(nn.Module):
     def noise_size(self) -> int:
         return sum(self.weight.shape)
 
-    def at(self, noise: Tensor) -> "PlainLinear":
-        """The linear layer that this one is under ``noise``: for many inputs with the same."""
-        outputs, inputs = self.weight.shape
-        # on no device: to be initialised would take long, and move the global random stream
-        plain = PlainLinear(inputs, outputs, device="meta").to_empty(device=noise.device)
-        self.hold(noise, plain.to(self.weight.dtype))
-        return plain
-
-    @torch.no_grad()
-    def hold(self, noise: Tensor, plain: "PlainLinear") -> None:
-        """Turn ``plain``, once made by `at`, into what `at` makes of ``noise``."""
-        outputs, inputs = self.weight.shape
-        p, q = noise.split([inputs, outputs])
-        torch.mul(self.weight_sigma, p, out=plain.weight).mul_(q[:, None]).add_(self.weight)
-        torch.addcmul(self.bias, self.bias_sigma, q, out=plain.bias)
-
-    @torch.no_grad()
-    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-        """Write the parameters' gradients from those ``found`` of ``at(noise)``'s parameters."""
-        outputs, inputs = self.weight.shape
-        p, q = noise.split([inputs, outputs])
-        weight, bias, weight_sigma, bias_sigma = into
-        weight.copy_(found[0])
-        bias.copy_(found[1])
-        torch.mul(weight, p, out=weight_sigma).mul_(q[:, None])
-        torch.mul(bias, q, out=bias_sigma)
+    def at(self, noise: Tensor) -> "FormedLinear":
+        """This layer under ``noise``, for many inputs."""
+        return FormedLinear(self, noise)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """``x``: (B, inputs); ``noise``: p and q in one vector of `noise_size`."""
@@ -77,16 +55,77 @@ class PlainLinear(nn.Linear):
     def at(self, noise: Tensor) -> "PlainLinear":
         return self
 
-    def hold(self, noise: Tensor, plain: "PlainLinear") -> None:
+    def hold(self, noise: Tensor) -> None:
         pass
 
-    @torch.no_grad()
-    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-        for held, own in zip(found, into, strict=True):
-            own.copy_(held)
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return super().forward(x)
+
+
+class FormedLinear(nn.Module):
+    """A noisy layer under one noise: V x + c with V = W + S * (q p') and c = b + s * q, formed once.
+
+    It has the parameters of the noisy layer, and their gradients.
+    """
+
+    noise_size = 0
+
+    def __init__(self, layer: NoisyLinear, noise: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        # Kept: memory that is taken anew at each update costs more than the arithmetic on it.
+        self.formed, self.weight_grad, self.weight_sigma_grad = (
+            torch.empty_like(layer.weight, requires_grad=False) for _ in range(3)
+        )
+        self.hold(noise)
+
+    @torch.no_grad()
+    def hold(self, noise: Tensor) -> None:
+        """Form it anew, under another ``noise``."""
+        layer = self.layer
+        self.p, self.q = noise.split(layer.weight.shape[::-1])
+        torch.mul(self.q[:, None], self.p, out=self.formed)
+        torch.addcmul(layer.weight, layer.weight_sigma, self.formed, out=self.formed)
+        self.formed_bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
+
+    def forward(self, x: Tensor, noise: None = None) -> Tensor:
+        return FormedProduct.apply(x, *self.layer.parameters(), self)
+
+
+class FormedProduct(torch.autograd.Function):
+    """V x + c, and the way back to W, b, S and s."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, weight_sigma: Tensor,
+        bias_sigma: Tensor, layer: FormedLinear,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return F.linear(x, layer.formed, layer.formed_bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (x,), layer = ctx.saved_tensors, ctx.layer
+        bias_grad = grad.sum(0)
+        return (
+            grad @ layer.formed,
+            torch.mm(grad.t(), x, out=layer.weight_grad),
+            bias_grad,
+            torch.mm((grad * layer.q).t(), x * layer.p, out=layer.weight_sigma_grad),
+            bias_grad * layer.q,
+            None,
+        )
+
+
+class PixelConv2d(nn.Conv2d):
+    """The first layer on pixels, bytes that stand for parts of 255.
+
+    It is the weights that are divided by 255: there are fewer of them.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight / 255, self.bias)
 
 
 class Network(nn.Module):
@@ -106,9 +145,9 @@ class Network(nn.Module):
         self.actions, self.atoms, self.dueling = actions, atoms, dueling
         if len(shape) == 2:
             self.torso = nn.Sequential(
-                nn.Conv2d(stack, 32, 8, stride=4), nn.ReLU(),
-                nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
-                nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
+                PixelConv2d(stack, 32, 8, stride=4), nn.ReLU(inplace=True),
+                nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(inplace=True),
+                nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(inplace=True),
                 nn.Flatten(),
             )  # fmt: skip
             features, hidden = self.torso(torch.zeros(1, stack, *shape)).shape[1], HIDDEN
@@ -132,10 +171,7 @@ class Network(nn.Module):
         self.noise_size = sum(self._sizes)
 
     def at(self, noise: Tensor) -> "Network":
-        """The network without noisy layers that this one is under ``noise`` (noise_size,).
-
-        The torso is shared, the heads have parameters of their own.
-        """
+        """This network under ``noise`` (noise_size,), for many inputs: the parameters are shared."""
         parts = iter(noise.split(self._sizes))
         held = copy.copy(self)  # shares the torso
         held._modules = dict(self._modules)
@@ -143,48 +179,31 @@ class Network(nn.Module):
             nn.ModuleList(layer.at(next(parts)) for layer in head)  # type: ignore[operator,union-attr]
             for head in self.heads
         )
-        held.noise_size, held._sizes = 0, [0] * len(self._sizes)
         return held
 
-    def hold(self, noise: Tensor, held: "Network") -> None:
-        """Turn ``held``, once made by `at`, into what `at` makes of ``noise``."""
-        for (layer, plain), part in zip(self._with(held), noise.split(self._sizes), strict=True):
-            layer.hold(part, plain)  # type: ignore[operator]
+    def hold(self, noise: Tensor) -> None:
+        """To be asked of what `at` returned: be under another ``noise``, with new parameters."""
+        layers = (layer for head in self.heads for layer in head)  # type: ignore[union-attr]
+        for layer, part in zip(layers, noise.split(self._sizes), strict=True):
+            layer.hold(part)  # type: ignore[operator]
 
-    @torch.no_grad()
-    def gradients(self, noise: Tensor, found: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-        """Write the parameters' gradients from those ``found`` of ``at(noise)``'s parameters.
+    def in_type(self, observations: Tensor) -> Tensor:
+        """``observations`` in the type of the parameters."""
+        if self.pixels:  # to change the order of bytes is faster than that of numbers
+            observations = observations.contiguous(memory_format=torch.channels_last)
+        return observations.to(next(self.torso.parameters()).dtype)
 
-        ``found`` and ``into`` are in the order of `parameters` of the two networks.
-        """
-        torso = len(list(self.torso.parameters()))
-        for own, held in zip(into[:torso], found[:torso], strict=True):
-            own.copy_(held)
-        found, into = found[torso:], into[torso:]
-        for (layer, _), part in zip(self._with(self), noise.split(self._sizes), strict=True):
-            size = len(list(layer.parameters()))
-            layer.gradients(part, found[:2], into[:size])  # type: ignore[operator]
-            found, into = found[2:], into[size:]
-
-    def _with(self, other: "Network") -> Iterator[tuple[nn.Module, nn.Module]]:
-        """The layers of the heads, beside those of ``other``."""
-        for mine, theirs in zip(self.heads, other.heads, strict=True):
-            yield from zip(mine, theirs, strict=True)  # type: ignore[arg-type]
-
-    def forward(self, observations: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
         """Logits (B, actions, atoms).
 
         Args:
-            observations: (B, stack, *shape), as the replay holds them: pixels are bytes.
-            noise: (noise_size,), the same for the whole batch.
+            observations: (B, stack, *shape), as the replay holds them (pixels are bytes), or
+                `in_type` of that.
+            noise: (noise_size,), the same for the whole batch; None: of what `at` returned.
         """
-        dtype = self.heads[0][0].weight.dtype  # type: ignore[index,union-attr]
-        if self.pixels:
-            x = observations.to(dtype, memory_format=torch.channels_last).div_(255)
-        else:
-            x = observations.to(dtype)
-        x = self.torso(x)
-        parts = iter(noise.to(dtype).split(self._sizes))
+        x = self.torso(self.in_type(observations))
+        sizes = self._sizes
+        parts = iter([None] * len(sizes) if noise is None else noise.to(x.dtype).split(sizes))
         out = []
         for first, last in self.heads:  # type: ignore[misc]
             out.append(last(F.relu(first(x, next(parts))), next(parts)))
