@@ -13,6 +13,13 @@ HIDDEN = 512
 VECTOR_HIDDEN = 128
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W' + b; where x has several rows as (W x' + b)', the faster order on a CPU."""
+    if len(x) == 1:
+        return F.linear(x, weight, bias)
+    return torch.addmm(bias[:, None], weight, x.t()).t()
+
+
 class NoisyLinear(nn.Module):
     """Linear layer whose weights carry factorised Gaussian noise (Fortunato et al. 2018).
 
@@ -43,8 +50,8 @@ class NoisyLinear(nn.Module):
         """``x``: (B, inputs); ``noise``: p and q in one vector of `noise_size`."""
         outputs, inputs = self.weight.shape
         p, q = noise.split([inputs, outputs])
-        mean = F.linear(x, self.weight, self.bias)
-        return torch.addcmul(mean, q, F.linear(x * p, self.weight_sigma, self.bias_sigma))
+        mean = linear(x, self.weight, self.bias)
+        return torch.addcmul(mean, q, linear(x * p, self.weight_sigma, self.bias_sigma))
 
 
 class PlainLinear(nn.Linear):
@@ -102,7 +109,7 @@ class FormedProduct(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return F.linear(x, layer.formed, layer.formed_bias)
+        return linear(x, layer.formed, layer.formed_bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
