@@ -1,7 +1,7 @@
 """Online and target network: acting, and the gradient of one update, plain or as a CUDA graph."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +24,9 @@ class Update(NamedTuple):
 class Learner:
     """What is done with the networks in training, in the precision of the run.
 
-    In bf16 both networks have working copies, which are what acts and learns; the optimizer keeps
-    the parameters themselves in float32. Losses, targets and sampling are float32 or better.
+    In bf16 it is the update that computes so: the online network with parameters and gradients in
+    float32, the target network as a copy. It acts in float32, which costs less than to copy the
+    weights at each update. Losses, targets and sampling are float32 or better.
     """
 
     def __init__(
@@ -33,32 +34,20 @@ class Learner:
         half: bool,
     ) -> None:  # fmt: skip
         self.half = half
-        self._masters = (online, target)
-        self._dtype = torch.bfloat16 if half else torch.float32
-        self.online, self.target = (
-            (copy.deepcopy(online).to(self._dtype), copy.deepcopy(target).to(self._dtype))
-            if half
-            else (online, target)
-        )
+        self.online, self._target = online, target
+        self.target = copy.deepcopy(target).bfloat16() if half else target
         self._atoms, self._replay, self._double = atoms, replay, double
-        self._held = self.online.at(torch.zeros(online.noise_size, device=atoms.device))
-        self._parameters = list(self.online.parameters())
-        self._float32 = [torch.empty_like(p) for p in online.parameters()] if half else []
+        self._held = online.at(torch.zeros(online.noise_size, device=atoms.device), half)
+        self._parameters = list(online.parameters())
         device = atoms.device
         self._act = Captured(self._best_action, device)
         self._update = Captured(self._gradients, device)
         self._commit = Captured(replay.update, device)
-        self.refresh_target()
-
-    def refresh(self) -> None:
-        """After a step of the optimizer."""
-        if self.half:
-            _copy(self._masters[0].parameters(), self.online.parameters())
 
     def refresh_target(self) -> None:
         """After the target network was changed."""
         if self.half:
-            _copy(self._masters[1].parameters(), self.target.parameters())
+            self.target.load_state_dict(self._target.state_dict())
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Tensor) -> int:
@@ -82,7 +71,6 @@ class Learner:
     def _gradients(
         self, fractions: Tensor, scalars: Tensor, noise: Tensor, target_noise: Tensor
     ) -> Update:
-        noise, target_noise = noise.to(self._dtype), target_noise.to(self._dtype)
         # One noise for two batches and the way back: the noisy weights are formed once, and half
         # of the products of matrices are saved.
         held = self._held
@@ -97,9 +85,6 @@ class Learner:
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
         gradients = list(torch.autograd.grad(loss, self._parameters))
-        if self.half:
-            _copy(gradients, self._float32)
-            gradients = self._float32
         priorities = each.detach().clamp(min=0) + PRIORITY_FLOOR
         return Update(loss.detach(), gradients, batch.indices, priorities)
 
@@ -140,10 +125,3 @@ class Captured:
                 self._outputs = self._function(*self._inputs)
         self._graph.replay()
         return self._outputs
-
-
-@torch.no_grad()
-def _copy(source: Iterable[Tensor], destination: Iterable[Tensor]) -> None:
-    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
-        list(destination), list(source)
-    )

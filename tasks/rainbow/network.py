@@ -42,9 +42,9 @@ class NoisyLinear(nn.Module):
     def noise_size(self) -> int:
         return sum(self.weight.shape)
 
-    def at(self, noise: Tensor) -> "FormedLinear":
-        """This layer under ``noise``, for many inputs."""
-        return FormedLinear(self, noise)
+    def at(self, noise: Tensor, half: bool) -> "FormedLinear":
+        """This layer under ``noise``, for many inputs; ``half``: these are bfloat16."""
+        return FormedLinear(self, noise, half)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """``x``: (B, inputs); ``noise``: p and q in one vector of `noise_size`."""
@@ -59,7 +59,7 @@ class PlainLinear(nn.Linear):
 
     noise_size = 0
 
-    def at(self, noise: Tensor) -> "PlainLinear":
+    def at(self, noise: Tensor, half: bool) -> "PlainLinear":
         return self
 
     def hold(self, noise: Tensor) -> None:
@@ -77,13 +77,14 @@ class FormedLinear(nn.Module):
 
     noise_size = 0
 
-    def __init__(self, layer: NoisyLinear, noise: Tensor) -> None:
+    def __init__(self, layer: NoisyLinear, noise: Tensor, half: bool) -> None:
         super().__init__()
         self.layer = layer
         # Kept: memory that is taken anew at each update costs more than the arithmetic on it.
         self.formed, self.weight_grad, self.weight_sigma_grad = (
             torch.empty_like(layer.weight, requires_grad=False) for _ in range(3)
         )
+        self.rounded = self.formed.bfloat16() if half else self.formed
         self.hold(noise)
 
     @torch.no_grad()
@@ -93,7 +94,9 @@ class FormedLinear(nn.Module):
         self.p, self.q = noise.split(layer.weight.shape[::-1])
         torch.mul(self.q[:, None], self.p, out=self.formed)
         torch.addcmul(layer.weight, layer.weight_sigma, self.formed, out=self.formed)
-        self.formed_bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
+        self.rounded.copy_(self.formed)
+        formed_bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
+        self.formed_bias = formed_bias.to(self.rounded.dtype)
 
     def forward(self, x: Tensor, noise: None = None) -> Tensor:
         return FormedProduct.apply(x, *self.layer.parameters(), self)
@@ -109,14 +112,17 @@ class FormedProduct(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return linear(x, layer.formed, layer.formed_bias)
+        return linear(x, layer.rounded, layer.formed_bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (x,), layer = ctx.saved_tensors, ctx.layer
+        through = grad @ layer.rounded
+        # sums over the batch in the parameters' type: as fast, and there is nothing to convert
+        grad, x = grad.to(layer.formed.dtype), x.to(layer.formed.dtype)
         bias_grad = grad.sum(0)
         return (
-            grad @ layer.formed,
+            through,
             torch.mm(grad.t(), x, out=layer.weight_grad),
             bias_grad,
             torch.mm((grad * layer.q).t(), x * layer.p, out=layer.weight_sigma_grad),
@@ -150,6 +156,7 @@ class Network(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.actions, self.atoms, self.dueling = actions, atoms, dueling
+        self.in_half = False
         if len(shape) == 2:
             self.torso = nn.Sequential(
                 PixelConv2d(stack, 32, 8, stride=4), nn.ReLU(inplace=True),
@@ -177,13 +184,17 @@ class Network(nn.Module):
         self._sizes = [layer.noise_size for head in self.heads for layer in head]  # type: ignore[union-attr]
         self.noise_size = sum(self._sizes)
 
-    def at(self, noise: Tensor) -> "Network":
-        """This network under ``noise`` (noise_size,), for many inputs: the parameters are shared."""
+    def at(self, noise: Tensor, half: bool = False) -> "Network":
+        """This network under ``noise`` (noise_size,), for many inputs: the parameters are shared.
+
+        ``half``: it computes in bfloat16; its parameters and their gradients remain as they are.
+        """
         parts = iter(noise.split(self._sizes))
         held = copy.copy(self)  # shares the torso
         held._modules = dict(self._modules)
+        held.in_half = half
         held.heads = nn.ModuleList(
-            nn.ModuleList(layer.at(next(parts)) for layer in head)  # type: ignore[operator,union-attr]
+            nn.ModuleList(layer.at(next(parts), half) for layer in head)  # type: ignore[operator,union-attr]
             for head in self.heads
         )
         return held
@@ -195,10 +206,11 @@ class Network(nn.Module):
             layer.hold(part)  # type: ignore[operator]
 
     def in_type(self, observations: Tensor) -> Tensor:
-        """``observations`` in the type of the parameters."""
+        """``observations`` in the type of the arithmetic."""
         if self.pixels:  # to change the order of bytes is faster than that of numbers
             observations = observations.contiguous(memory_format=torch.channels_last)
-        return observations.to(next(self.torso.parameters()).dtype)
+        dtype = torch.bfloat16 if self.in_half else next(self.torso.parameters()).dtype
+        return observations.to(dtype)
 
     def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
         """Logits (B, actions, atoms).
@@ -208,12 +220,16 @@ class Network(nn.Module):
                 `in_type` of that.
             noise: (noise_size,), the same for the whole batch; None: of what `at` returned.
         """
-        x = self.torso(self.in_type(observations))
-        sizes = self._sizes
+        x, sizes = self.in_type(observations), self._sizes
         parts = iter([None] * len(sizes) if noise is None else noise.to(x.dtype).split(sizes))
-        out = []
-        for first, last in self.heads:  # type: ignore[misc]
-            out.append(last(F.relu(first(x, next(parts))), next(parts)))
+        # no cache: it must not outlive a CUDA graph
+        with torch.autocast(
+            x.device.type, torch.bfloat16, enabled=self.in_half, cache_enabled=False
+        ):
+            x = self.torso(x)
+            out = []
+            for first, last in self.heads:  # type: ignore[misc]
+                out.append(last(F.relu(first(x, next(parts))), next(parts)))
         logits = out[0].view(-1, self.actions, self.atoms)
         if self.dueling:
             logits = logits + out[1].unsqueeze(1) - logits.mean(1, keepdim=True)

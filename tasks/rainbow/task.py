@@ -188,7 +188,6 @@ class Rainbow(Task):
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
             learner = self._prepare(half)
-            learner.refresh()
             until = max(self.agent_steps, self.learning_starts) + self.train_every
             until -= until % self.train_every
             self._play(until - 1)

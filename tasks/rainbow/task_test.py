@@ -256,21 +256,28 @@ def test_a_resumed_task_goes_on_to_the_same_bits(tmp_path, settings, on_disk):
     assert {k: str(v) for k, v in row.items()} == {k: str(v) for k, v in again.items()}
 
 
-def test_bf16_takes_its_copies_along():
-    task = build()
-    optimizer = adam(task, lr=1e-3)
-    with torch.autocast("cpu", torch.bfloat16):
-        for _ in range(10):
-            loss = task.loss()
-            task.backward(loss, torch.ones_like(loss))
-            optimizer.step()
-        loss = task.loss()
-    assert loss.dtype == torch.float32
-    learner = task._learner
-    assert learner.half and next(learner.online.parameters()).dtype == torch.bfloat16
-    for here, there in zip(task.online.parameters(), learner.online.parameters(), strict=True):
-        assert here.dtype == torch.float32 and torch.equal(here.bfloat16(), there)
-    assert {g.dtype for g in task._update.gradients} == {torch.float32}
+def test_bf16_computes_nearly_what_float32_does():
+    losses, gradients = [], []
+    for half in (False, True):
+        task = build(learning_starts=100, target_every=150)
+        optimizer = adam(task, lr=1e-9)  # the same network in both
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            for _ in range(20):
+                loss = task.loss()
+                found = [g.clone() for g in task._update.gradients]
+                task.backward(loss, torch.ones_like(loss))
+                optimizer.step()
+        learner = task._learner
+        assert learner.half == half and loss.dtype == torch.float32
+        assert {p.dtype for p in [*task.online.parameters(), *found]} == {torch.float32}
+        held = next(learner.target.parameters())
+        assert held.dtype == (torch.bfloat16 if half else torch.float32)
+        assert torch.equal(held, next(task.target.parameters()).to(held.dtype))
+        losses.append(loss.item())
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    assert 0 < abs(losses[0] - losses[1]) < 0.01 * losses[0]
+    distance = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert 1e-4 < distance < 0.03
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "laprop"])
