@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -164,6 +165,7 @@ class Network(nn.Module):
                 nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(inplace=True),
                 nn.Flatten(),
             )  # fmt: skip
+            self.torso.to(memory_format=torch.channels_last)  # as the pixels are; faster both ways
             features, hidden = self.torso(torch.zeros(1, stack, *shape)).shape[1], HIDDEN
         else:
             features = hidden = VECTOR_HIDDEN
@@ -223,9 +225,8 @@ class Network(nn.Module):
         x, sizes = self.in_type(observations), self._sizes
         parts = iter([None] * len(sizes) if noise is None else noise.to(x.dtype).split(sizes))
         # no cache: it must not outlive a CUDA graph
-        with torch.autocast(
-            x.device.type, torch.bfloat16, enabled=self.in_half, cache_enabled=False
-        ):
+        half = torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False)
+        with half if self.in_half else nullcontext():
             x = self.torso(x)
             out = []
             for first, last in self.heads:  # type: ignore[misc]

@@ -189,7 +189,8 @@ class Replay:
         """Stacked frames of ``slots``, (B, stack, *shape), the oldest first."""
         back = torch.minimum(self._back, self.ages[slots].to(torch.int64)[:, None])
         where = (slots[:, None] - back) % self.capacity
-        return self.frames[where.reshape(-1)].view(*where.shape, *self.frames.shape[1:])
+        chosen = self.frames.index_select(0, where.view(-1))  # copies a frame as a whole
+        return chosen.view(*where.shape, *self.frames.shape[1:])
 
     def update(self, indices: Tensor, priorities: Tensor) -> None:
         """New ``priorities`` (B,) of samples; their weights are priorities^alpha."""
