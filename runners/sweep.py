@@ -74,7 +74,7 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     products = [given]
     if experiment is not None:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
-                               if key in ("experiment", "scale")])  # fmt: skip
+                               if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
         resolve(base)
         products = _narrow(_widen(_sweeps(base), more, experiment[0]), given)
     elif more:

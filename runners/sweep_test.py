@@ -63,6 +63,13 @@ def test_every_optimizer_of_the_experiment_gets_the_same_trials():
     assert common == dict.fromkeys(set(grids) - {"signsgd"}, 30000)
 
 
+def test_a_scale_can_be_changed():
+    given = ["scales.smoke.lrs=[0.5, 0.25]", "scales.smoke.steps=7"]
+    jobs = plan(["experiment=iwslt_warmup", "scale=smoke", *given])
+    assert {job.config.values["optimizer"]["lr"] for job in jobs} == {0.5, 0.25}
+    assert {job.config.values["steps"] for job in jobs} == {7}
+
+
 def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     narrowed = plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=1e-2,0.03"])
     assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
