@@ -4,8 +4,8 @@
 
 One line a state, then the runs that are not finished; a failed one with its traceback, one in a
 Slurm queue with what Slurm says of it. The exit code is 0 when every run is finished, else 1.
---watch looks again every few seconds, from any machine that sees results_dir, until nothing is
-running or queued any more.
+--watch looks again every few seconds, from any machine that sees results_dir, until something has
+begun and nothing is running or queued any more.
 """
 
 import sys
@@ -18,7 +18,7 @@ from runners import record
 from runners.cluster import queued
 from runners.config import ConfigError
 from runners.run import RUNNING
-from runners.sweep import Job, plan, state
+from runners.sweep import MISSING, Job, plan, state
 
 QUEUED = "queued or starting"  # a job that runs may not have come to it yet
 WATCH_SECONDS = 5.0
@@ -70,7 +70,7 @@ def _watch(jobs: Sequence[Job]) -> None:
         if counts != before:
             print(f"{time.strftime('%H:%M:%S')} {counts}", flush=True)
             before = counts
-        if not {RUNNING, QUEUED} & set(states):
+        if not {RUNNING, QUEUED} & set(states) and set(states) != {MISSING}:
             return
         time.sleep(WATCH_SECONDS)
 

@@ -75,7 +75,9 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     if experiment is not None:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
                                if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
-        resolve(base)
+        task = resolve(base).names["task"]
+        if fixed.get("task", [task]) != [task]:
+            raise ConfigError(f"task={fixed['task'][0]}: experiment={experiment[0]} is on {task}")
         products = _narrow(_widen(_sweeps(base), more, experiment[0]), given)
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
@@ -105,6 +107,8 @@ def sweep(overrides: Sequence[str]) -> int:
     """Run what is missing of a sweep; returns the exit code, 0 only when every run is finished."""
     jobs = plan(overrides)
     check_results_dir(jobs[0].config)
+    hydra_overrides = [o.input_line or "" for o in parse(overrides) if is_hydra(o)]
+    compose_config(hydra_overrides)  # a launcher that there is not is refused, work to do or not
     force = any(job.config.values["force"] for job in jobs)
     todo = [job for job in jobs if force or state(job.config) not in record.FINISHED]
     print(
@@ -113,7 +117,6 @@ def sweep(overrides: Sequence[str]) -> int:
     other = sum(made_by_other_code(job.config.folder) for job in jobs if job not in todo)
     if other:
         print(f"{other} of the finished were {OTHER_CODE}", file=sys.stderr)
-    hydra_overrides = [o.input_line or "" for o in parse(overrides) if is_hydra(o)]
     left = len(todo) + 1
     while todo and len(todo) < left:  # as long as each round gets something done
         left = len(todo)

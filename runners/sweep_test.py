@@ -11,7 +11,7 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from runners import record
+from runners import record, status
 from runners.collect import collect, to_parquet
 from runners.config import ROOT, ConfigError, compose_config, resolve
 from runners.run import main, run
@@ -135,8 +135,6 @@ def test_a_crash_is_recorded_told_and_run_again_and_the_others_survive(
     assert main(["-m", *small(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "2 completed, 2 failed" in out and "RuntimeError: the disk melted" in out
-
-    from runners import status
 
     assert status.main(small(tmp_path)) == 1
     out = capsys.readouterr().out
@@ -454,3 +452,27 @@ def test_provenance_says_where_the_numbers_come_from(tmp_path):
     assert first["values"]["optimizer"]["lr"] == 0.01
     assert first["packages"]["torch"] and first["code"]["digest"] and first["hardware"]["device"]
     assert first["replicas"] == [{"seed": 0, "sigma": 0.0}, {"seed": 1, "sigma": 0.0}]
+
+
+def test_an_experiment_keeps_its_task():
+    message = "task=deep_fc: experiment=iwslt_warmup is on iwslt_transformer"
+    with pytest.raises(ConfigError, match=message):
+        plan(["experiment=iwslt_warmup", "scale=smoke", "task=deep_fc"])
+    assert plan(["experiment=iwslt_warmup", "scale=smoke", "task=iwslt_transformer"])
+
+
+def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, capsys):
+    assert main(["-m", *small(tmp_path)]) == 0
+    assert main(["-m", *small(tmp_path, "hydra/launcher=jobblib")]) == 2
+    assert "jobblib" in capsys.readouterr().err
+
+
+def test_watching_waits_for_the_first_run_to_begin(monkeypatch, capsys):
+    seen = iter([["missing"] * 2, ["missing"] * 2, ["running", "missing"], ["completed", "failed"]])
+    monkeypatch.setattr(status, "look", lambda jobs: (next(seen), {}))
+    monkeypatch.setattr(status, "WATCH_SECONDS", 0.0)
+    status._watch([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "missing 2", "missing 1, running 1", "completed 1, failed 1",
+    ]  # fmt: skip
