@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from scripts.figures import convex_regret as figure
+from scripts.figures import convex_regret_evidence as evidence
 from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 
 CONFIG = {
@@ -75,7 +76,7 @@ def test_who_fails_on_the_counterexample():
 
 
 def test_the_bound_is_that_of_its_formula_and_an_excess_is_told():
-    assert figure.regret_bound(100, 2.0, 3.0, 0.75) == pytest.approx(3 * 10 * (4 / 4 + 2 / 0.5))
+    assert evidence.regret_bound(100, 2.0, 3.0, 0.75) == pytest.approx(3 * 10 * (4 / 4 + 2 / 0.5))
     found, tables = verdicts({("reddi", "laprop"): -0.9, ("reddi", "adam"): -0.9})
     assert found["bound", "counterexample"].verdict == SUPPORTED
     first = tables["bound"].query("lr == 1 and rounds == 50").iloc[0]
@@ -109,7 +110,7 @@ def test_few_rounds_a_missing_rival_and_damage_are_told():
 
 
 def test_thinned_rounds_are_evenly_spaced_in_the_logarithm():
-    kept = figure.thinned(range(10, 100_001, 10))
+    kept = evidence.thinned(range(10, 100_001, 10))
     ratios = np.diff(np.log10(kept))
     assert kept[-1] == 100_000 and len(kept) < 45
     assert ratios[len(ratios) // 2 :] == pytest.approx(0.1, abs=0.01)
