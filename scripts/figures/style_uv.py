@@ -16,12 +16,12 @@ from typing import Any, cast
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, style_curves, training
+from scripts.figures.plane import panels
 from scripts.figures.style_curves import finals, outcomes, seeds, show
 from scripts.figures.training import pick
 from scripts.judging import Verdict
@@ -133,18 +133,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                  fontweight="bold", va="top")  # fmt: skip
         top = fig.add_gridspec(1, 3, left=0.07, right=0.9, top=0.91, bottom=0.6, wspace=0.1,
                                width_ratios=(1, 1, 0.05))  # fmt: skip
-        mesh = None
-        for place, name in enumerate((SUBJECT, RIVAL)):
-            ax = fig.add_subplot(top[0, place])
-            mesh = _plane_panel(ax, pick(plane, plane.optimizer == name), us, vs, norm)
-            ax.set_title(f"{'ab'[place]}  {style.mark(name).label}", loc="left")
-            ax.set_xlabel("ν (of the second moment)")
-            if place:
-                ax.tick_params(labelleft=False)
-            else:
-                ax.set_ylabel("μ (of the momentum)")
-        bar = fig.colorbar(mesh, cax=fig.add_subplot(top[0, 2]))  # type: ignore[arg-type]
-        bar.set_label("loss / loss at the start (median)")
+        panels(fig, top, plane.assign(value=values), (SUBJECT, RIVAL), norm,
+               "loss / loss at the start (median)",
+               lambda row: f"{row.value:.2g}" + (f"\n× {int(row.failed)}" if row.failed else ""))  # fmt: skip
         for place, name in enumerate((SUBJECT, RIVAL)):
             left = 0.07 + place * 0.405
             fig.text(left, 0.5, f"{'cd'[place]}  {style.mark(name).label}: the pictures",
@@ -160,25 +151,6 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             "Black line: μ = √ν. × not below the loss at the start, or diverged: number of seeds.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
-
-
-def _plane_panel(
-    ax: Axes, part: pd.DataFrame, us: Sequence[float], vs: Sequence[float], norm: Any
-) -> Any:
-    reached = 10 ** part.pivot(index="beta1", columns="beta2", values="median").loc[us, vs]
-    mesh = ax.imshow(reached.to_numpy(), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
-    for row in part.itertuples():
-        value = 10**row.median
-        failed = f"\n× {int(row.failed)}" if row.failed else ""
-        dark = norm(value) > 0.5
-        ax.text(vs.index(row.beta2), us.index(row.beta1), f"{value:.2g}{failed}", ha="center",
-                va="center", color="white" if dark else "black", fontsize=6.5)  # fmt: skip
-    # the line u = sqrt(v) as the border between cells, which are not evenly spaced in u and v
-    heights = [sum(u <= np.sqrt(v) + 1e-12 for u in us) - 0.5 for v in vs]
-    ax.stairs(heights, np.arange(len(vs) + 1) - 0.5, baseline=None, color="black", linewidth=1.6)
-    ax.set_xticks(range(len(vs)), [f"{v:g}" for v in vs])
-    ax.set_yticks(range(len(us)), [f"{u:g}" for u in us])
-    return mesh
 
 
 def _pictures_panel(

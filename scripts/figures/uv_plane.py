@@ -14,11 +14,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, training
+from scripts.figures.plane import panels
 from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
 
@@ -100,7 +100,6 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     plane = tables["plane"]
-    us, vs = sorted(plane.beta1.unique()), sorted(plane.beta2.unique())
     lowest = max(float(plane.median_loss.min()), 1e-6)
     norm = matplotlib.colors.LogNorm(vmin=lowest, vmax=CHANCE)
     with matplotlib.rc_context(style.RC | {"axes.grid": False}):
@@ -109,19 +108,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                  fontweight="bold", va="top")  # fmt: skip
         grid = fig.add_gridspec(1, 3, left=0.07, right=0.92, top=0.83, bottom=0.27, wspace=0.1,
                                 width_ratios=(1, 1, 0.05))  # fmt: skip
-        image = None
-        for place, name in enumerate((SUBJECT, RIVAL)):
-            ax = fig.add_subplot(grid[0, place])
-            part = pick(plane, plane.optimizer == name)
-            image = _panel(ax, part, us, vs, norm)
-            ax.set_title(f"{'ab'[place]}  {style.mark(name).label}", loc="left")
-            ax.set_xlabel("ν (of the second moment)")
-            if place:
-                ax.tick_params(labelleft=False)
-            else:
-                ax.set_ylabel("μ (of the momentum)")
-        bar = fig.colorbar(image, cax=fig.add_subplot(grid[0, 2]))  # type: ignore[arg-type]
-        bar.set_label("median training loss (nats)")
+        panels(fig, grid, plane.rename(columns={"median_loss": "value"}), (SUBJECT, RIVAL), norm,
+               "median training loss (nats)",
+               lambda row: f"× {int(row.diverged)}" if row.diverged else "")  # fmt: skip
         n, tuning = plane.n.min(), tidy[tidy.phase == "tune"].seed.nunique()
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.015, "\n".join([
@@ -133,18 +122,3 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             "× diverged: no longer finite for at least one seed, with their number.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
-
-
-def _panel(ax: Axes, part: pd.DataFrame, us: list[float], vs: list[float], norm: Any) -> Any:
-    loss = part.pivot(index="beta1", columns="beta2", values="median_loss").loc[us, vs]
-    image = ax.imshow(loss.to_numpy(), origin="lower", aspect="auto", cmap="viridis_r", norm=norm)
-    for _, cell in pick(part, part.diverged > 0).iterrows():
-        ax.text(vs.index(cell.beta2), us.index(cell.beta1), f"× {int(cell.diverged)}",
-                ha="center", va="center", color="white", fontsize=7.5)  # fmt: skip
-    # the line u = sqrt(v) as the border between cells, which are not evenly spaced in u and v
-    heights = [sum(u <= np.sqrt(v) + 1e-12 for u in us) - 0.5 for v in vs]
-    edges = np.arange(len(vs) + 1) - 0.5
-    ax.stairs(heights, edges, baseline=None, color="black", linewidth=1.6)
-    ax.set_xticks(range(len(vs)), [f"{v:g}" for v in vs])
-    ax.set_yticks(range(len(us)), [f"{u:g}" for u in us])
-    return image
