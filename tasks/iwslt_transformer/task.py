@@ -25,6 +25,7 @@ from tasks.iwslt_transformer.model import Shape, Transformer
 from tasks.task import Task
 
 BITS = 1 / math.log(2)
+EVALUATION_TOKENS = 4096
 
 
 class IwsltTransformer(Task):
@@ -204,7 +205,8 @@ class IwsltTransformer(Task):
         self.model.eval()
         half = torch.is_autocast_enabled(self.sums.device.type)
         sums = torch.zeros_like(self.sums)
-        for indices in grouped(self.valid, self.max_tokens, None):
+        # without gradients there is room for more than a small batch of training
+        for indices in grouped(self.valid, max(self.max_tokens, EVALUATION_TOKENS), None):
             made = batch(self.valid, indices).to(self.sums.device)
             loss, nll = self._forward(made, half)
             sums += torch.stack([loss, nll, *loss.new_tensor(_sizes(made))]).double()
