@@ -39,6 +39,7 @@ from runners.config import (
     without_hydra,
 )
 from runners.lease import is_held
+from runners.orphan import with_parent
 from runners.provenance import OTHER_CODE, made_by_other_code
 from runners.run import RUNNING, check_results_dir, run
 
@@ -184,7 +185,8 @@ def run_job(cfg: DictConfig) -> str:
 
     whole = OmegaConf.merge({"hydra": HydraConfig.get()}, cfg)
     assert isinstance(whole, DictConfig)
-    status = run(resolve(whole))
+    config = resolve(whole)
+    status = with_parent(lambda: run(config))
     if status == record.INTERRUPTED:
         raise KeyboardInterrupt
     return status
