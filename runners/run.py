@@ -312,6 +312,8 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> None:
     how = {RUNNING: "running, another process has it"}.get(status, status)
     print(f"{config.label}: {how}{' before' if skipped else ''}, "
           f"{config.folder / record.FILE_NAME}")  # fmt: skip
+    if status == record.INTERRUPTED:
+        print("the same command goes on from here", file=sys.stderr)
     if skipped and made_by_other_code(config.folder):
         print(f"it was {OTHER_CODE.replace('them', 'it')}", file=sys.stderr)
     found = record.read_record(config.folder)

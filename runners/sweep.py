@@ -76,6 +76,10 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     if experiment is not None:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
                                if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
+        for key in fixed:
+            scale = key.split(".")[1] if key.startswith("scales.") else base.scale
+            if scale != base.scale:
+                raise ConfigError(f"{key}: of no effect at scale={base.scale}")
         task = resolve(base).names["task"]
         if fixed.get("task", [task]) != [task]:
             raise ConfigError(f"task={fixed['task'][0]}: experiment={experiment[0]} is on {task}")

@@ -68,6 +68,8 @@ def test_a_scale_can_be_changed():
     jobs = plan(["experiment=iwslt_warmup", "scale=smoke", *given])
     assert {job.config.values["optimizer"]["lr"] for job in jobs} == {0.5, 0.25}
     assert {job.config.values["steps"] for job in jobs} == {7}
+    with pytest.raises(ConfigError, match="scales.quick.steps: of no effect at scale=smoke"):
+        plan(["experiment=iwslt_warmup", "scale=smoke", "scales.quick.steps=7"])
 
 
 def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
