@@ -34,10 +34,10 @@ class Learner:
         half: bool,
     ) -> None:  # fmt: skip
         self.half = half
-        self.online, self._target = online, target
-        self.target = copy.deepcopy(target).bfloat16() if half else target
+        self._online, self._target = online, target
+        self.working_target = copy.deepcopy(target).bfloat16() if half else target
         self._atoms, self._replay, self._double = atoms, replay, double
-        self._held = online.at(torch.zeros(online.noise_size, device=atoms.device), half)
+        self._formed = online.at(torch.zeros(online.noise_size, device=atoms.device), half)
         self._parameters = list(online.parameters())
         device = atoms.device
         self._act = Captured(self._best_action, device)
@@ -47,7 +47,7 @@ class Learner:
     def refresh_target(self) -> None:
         """After the target network was changed."""
         if self.half:
-            self.target.load_state_dict(self._target.state_dict())
+            self.working_target.load_state_dict(self._target.state_dict())
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Tensor) -> int:
@@ -66,22 +66,22 @@ class Learner:
         self._commit(update.indices, update.priorities)
 
     def _best_action(self, observation: Tensor, noise: Tensor) -> Tensor:
-        return targets.q_values(self.online(observation, noise), self._atoms).argmax(1)
+        return targets.q_values(self._online(observation, noise), self._atoms).argmax(1)
 
     def _gradients(
         self, fractions: Tensor, scalars: Tensor, noise: Tensor, target_noise: Tensor
     ) -> Update:
         # One noise for two batches and the way back: the noisy weights are formed once, and half
         # of the products of matrices are saved.
-        held = self._held
-        held.hold(noise)
+        formed = self._formed
+        formed.form(noise)
         with torch.no_grad():
             batch = self._replay.sample(fractions, scalars[0], scalars[1])
-            observations = held.in_type(batch.following)
-            following = self.target(observations, target_noise)
-            chooser = held(observations) if self._double else following
+            observations = formed.in_type(batch.following)
+            following = self.working_target(observations, target_noise)
+            chooser = formed(observations) if self._double else following
             wanted = targets.target(following, chooser, batch.returns, batch.discounts, self._atoms)
-        logits = targets.choose(held(batch.observations), batch.actions)
+        logits = targets.choose(formed(batch.observations), batch.actions)
         each = targets.losses(logits, wanted)
         loss = (batch.weights * each).mean()
         gradients = list(torch.autograd.grad(loss, self._parameters))

@@ -25,7 +25,8 @@ class NoisyLinear(nn.Module):
     """Linear layer whose weights carry factorised Gaussian noise (Fortunato et al. 2018).
 
     y = (W + S * (q p')) x + b + s * q, with p = f(e_in), q = f(e_out), computed as
-    W x + b + q * (S (p * x) + s): the noisy weight itself is never formed.
+    W x + b + q * (S (p * x) + s): for one input that is less work than to form the noisy weight,
+    which `FormedLinear` does for many.
 
     The initialisation is that of Fortunato et al., but for the sigma of the bias, sigma / sqrt(out)
     as in the authors' code (and most others).
@@ -63,8 +64,8 @@ class PlainLinear(nn.Linear):
     def at(self, noise: Tensor, half: bool) -> "PlainLinear":
         return self
 
-    def hold(self, noise: Tensor) -> None:
-        pass
+    def form(self, noise: Tensor) -> None:
+        """Nothing to do: see `FormedLinear.form`."""
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return super().forward(x)
@@ -86,18 +87,18 @@ class FormedLinear(nn.Module):
             torch.empty_like(layer.weight, requires_grad=False) for _ in range(3)
         )
         self.rounded = self.formed.bfloat16() if half else self.formed
-        self.hold(noise)
+        self.form(noise)
 
     @torch.no_grad()
-    def hold(self, noise: Tensor) -> None:
-        """Form it anew, under another ``noise``."""
+    def form(self, noise: Tensor) -> None:
+        """Form V and c from ``noise`` and the present parameters."""
         layer = self.layer
         self.p, self.q = noise.split(layer.weight.shape[::-1])
         torch.mul(self.q[:, None], self.p, out=self.formed)
         torch.addcmul(layer.weight, layer.weight_sigma, self.formed, out=self.formed)
         self.rounded.copy_(self.formed)
-        formed_bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
-        self.formed_bias = formed_bias.to(self.rounded.dtype)
+        bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
+        self.rounded_bias = bias.to(self.rounded.dtype)
 
     def forward(self, x: Tensor, noise: None = None) -> Tensor:
         return FormedProduct.apply(x, *self.layer.parameters(), self)
@@ -113,7 +114,7 @@ class FormedProduct(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return linear(x, layer.rounded, layer.formed_bias)
+        return linear(x, layer.rounded, layer.rounded_bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -174,14 +175,14 @@ class Network(nn.Module):
             )
         self.pixels = len(shape) == 2
 
-        def linear(inputs: int, outputs: int) -> NoisyLinear | PlainLinear:
+        def layer(inputs: int, outputs: int) -> NoisyLinear | PlainLinear:
             if noisy is None:
                 return PlainLinear(inputs, outputs)
             return NoisyLinear(inputs, outputs, noisy)
 
         widths = [actions * atoms, atoms] if dueling else [actions * atoms]
         self.heads = nn.ModuleList(
-            nn.ModuleList([linear(features, hidden), linear(hidden, width)]) for width in widths
+            nn.ModuleList([layer(features, hidden), layer(hidden, width)]) for width in widths
         )
         self._sizes = [layer.noise_size for head in self.heads for layer in head]  # type: ignore[union-attr]
         self.noise_size = sum(self._sizes)
@@ -192,20 +193,20 @@ class Network(nn.Module):
         ``half``: it computes in bfloat16; its parameters and their gradients remain as they are.
         """
         parts = iter(noise.split(self._sizes))
-        held = copy.copy(self)  # shares the torso
-        held._modules = dict(self._modules)
-        held.in_half = half
-        held.heads = nn.ModuleList(
+        formed = copy.copy(self)  # shares the torso
+        formed._modules = dict(self._modules)
+        formed.in_half = half
+        formed.heads = nn.ModuleList(
             nn.ModuleList(layer.at(next(parts), half) for layer in head)  # type: ignore[operator,union-attr]
             for head in self.heads
         )
-        return held
+        return formed
 
-    def hold(self, noise: Tensor) -> None:
-        """To be asked of what `at` returned: be under another ``noise``, with new parameters."""
+    def form(self, noise: Tensor) -> None:
+        """Of what `at` returned: be under another ``noise``, with the present parameters."""
         layers = (layer for head in self.heads for layer in head)  # type: ignore[union-attr]
         for layer, part in zip(layers, noise.split(self._sizes), strict=True):
-            layer.hold(part)  # type: ignore[operator]
+            layer.form(part)  # type: ignore[operator]
 
     def in_type(self, observations: Tensor) -> Tensor:
         """``observations`` in the type of the arithmetic."""

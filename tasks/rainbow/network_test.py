@@ -68,16 +68,16 @@ def test_a_network_at_a_given_noise_is_the_noisy_network_and_so_are_its_gradient
     net = build(dueling=dueling).double()
     noise = torch.randn(net.noise_size).double()
     pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
-    held = net.at(noise)
-    torch.testing.assert_close(held(pixels), net(pixels, noise))
+    formed = net.at(noise)
+    torch.testing.assert_close(formed(pixels), net(pixels, noise))
     noise = torch.randn(net.noise_size).double()
-    held.hold(noise)
-    torch.testing.assert_close(held(pixels), net(pixels, noise))
+    formed.form(noise)
+    torch.testing.assert_close(formed(pixels), net(pixels, noise))
     # parameters and gradients are those of the noisy network
     parameters = list(net.parameters())
-    assert [id(p) for p in held.parameters()] == [id(p) for p in parameters]
+    assert [id(p) for p in formed.parameters()] == [id(p) for p in parameters]
     wanted = torch.autograd.grad(net(pixels, noise).square().sum(), parameters)
-    found = torch.autograd.grad(held(pixels).square().sum(), parameters)
+    found = torch.autograd.grad(formed(pixels).square().sum(), parameters)
     torch.testing.assert_close(found, wanted)
     plain = build(noisy=None)
     torch.testing.assert_close(plain.at(torch.empty(0))(pixels),

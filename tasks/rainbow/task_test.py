@@ -270,7 +270,7 @@ def test_bf16_computes_nearly_what_float32_does():
         learner = task._learner
         assert learner.half == half and loss.dtype == torch.float32
         assert {p.dtype for p in [*task.online.parameters(), *found]} == {torch.float32}
-        held = next(learner.target.parameters())
+        held = next(learner.working_target.parameters())
         assert held.dtype == (torch.bfloat16 if half else torch.float32)
         assert torch.equal(held, next(task.target.parameters()).to(held.dtype))
         losses.append(loss.item())
