@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.config import ConfigError, RunConfig
+from runners.orphan import unless_orphaned
 from runners.record import write_atomically
 from runners.run import run, stop_signals
 from runners.snapshot import snapshot
@@ -113,7 +114,7 @@ def _work(configs: list[RunConfig], answers: Any) -> None:
     with stop_signals() as stop:
         for config in configs:
             if not stop():
-                answers.put(_run(config))
+                answers.put(unless_orphaned(lambda config=config: _run(config)))
 
 
 def _run(config: RunConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""A worker of a sweep does not outlive it: without its parent it saves its run and ends."""
+"""A worker process does not outlive its parent: it saves its run and ends."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ _parent: int | None = None  # of this worker, when its first run began
 _T = TypeVar("_T")
 
 
-def with_parent(work: Callable[[], _T]) -> _T:
+def unless_orphaned(work: Callable[[], _T]) -> _T:
     """``work()``; in a worker process it is told to stop (SIGTERM) when the parent has died.
 
     The worker then ends, whatever is queued for it: one that lives on would hold memory for good,

@@ -39,7 +39,7 @@ from runners.config import (
     without_hydra,
 )
 from runners.lease import is_held
-from runners.orphan import with_parent
+from runners.orphan import unless_orphaned
 from runners.provenance import OTHER_CODE, made_by_other_code
 from runners.run import RUNNING, check_results_dir, run
 
@@ -77,12 +77,12 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
                                if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
         for key in fixed:
-            scale = key.split(".")[1] if key.startswith("scales.") else base.scale
-            if scale != base.scale:
+            if key.startswith("scales.") and not key.startswith(f"scales.{base.scale}."):
                 raise ConfigError(f"{key}: of no effect at scale={base.scale}")
         task = resolve(base).names["task"]
-        if fixed.get("task", [task]) != [task]:
-            raise ConfigError(f"task={fixed['task'][0]}: experiment={experiment[0]} is on {task}")
+        if given.get("task", [task]) != [task]:
+            other = ",".join(given["task"])
+            raise ConfigError(f"task={other}: experiment={experiment[0]} is on {task}")
         products = _narrow(_widen(_sweeps(base), more, experiment[0]), given)
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
@@ -112,8 +112,7 @@ def sweep(overrides: Sequence[str]) -> int:
     """Run what is missing of a sweep; returns the exit code, 0 only when every run is finished."""
     jobs = plan(overrides)
     check_results_dir(jobs[0].config)
-    hydra_overrides = [o.input_line or "" for o in parse(overrides) if is_hydra(o)]
-    compose_config(hydra_overrides)  # a launcher that there is not is refused, work to do or not
+    launcher = _launcher(overrides)  # one that there is not is refused, work to do or not
     force = any(job.config.values["force"] for job in jobs)
     todo = [job for job in jobs if force or state(job.config) not in record.FINISHED]
     print(
@@ -132,7 +131,7 @@ def sweep(overrides: Sequence[str]) -> int:
             if taken:
                 print(f"{len(taken)} of them are running or in a queue already", flush=True)
             if free:
-                given_up = _launch(free, hydra_overrides)
+                given_up = _launch(free, launcher)
             while taken_by_others(todo):  # waited for, not run twice
                 time.sleep(cluster.POLL_SECONDS)
         if force:
@@ -144,8 +143,15 @@ def sweep(overrides: Sequence[str]) -> int:
     return _report(jobs)
 
 
-def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
-    """Hand ``jobs`` to the chosen Hydra launcher, as a sweeper does, and wait for it.
+def _launcher(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's configuration with the chosen launcher."""
+    chosen = [o.input_line or "" for o in parse(overrides)
+              if is_hydra(o) or o.key_or_group == "results_dir"]  # fmt: skip
+    return compose_config(chosen)
+
+
+def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
+    """Hand ``jobs`` to the Hydra launcher of ``cfg``, as a sweeper does, and wait for it.
 
     Returns those that another try is of no use for: a task or an optimizer refused their
     arguments, or a batch system has already done what it could.
@@ -156,8 +162,6 @@ def _launch(jobs: list[Job], hydra_overrides: list[str]) -> list[Job]:
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext
 
-    results_dir = jobs[0].config.values["results_dir"]
-    cfg = compose_config([*hydra_overrides, f"results_dir={results_dir}"])
     name = cfg.hydra.runtime.choices["hydra/launcher"]
     if name in cluster.LAUNCHERS:
         settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
@@ -190,7 +194,7 @@ def run_job(cfg: DictConfig) -> str:
     whole = OmegaConf.merge({"hydra": HydraConfig.get()}, cfg)
     assert isinstance(whole, DictConfig)
     config = resolve(whole)
-    status = with_parent(lambda: run(config))
+    status = unless_orphaned(lambda: run(config))
     if status == record.INTERRUPTED:
         raise KeyboardInterrupt
     return status

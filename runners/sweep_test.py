@@ -457,9 +457,10 @@ def test_provenance_says_where_the_numbers_come_from(tmp_path):
 
 
 def test_an_experiment_keeps_its_task():
-    message = "task=deep_fc: experiment=iwslt_warmup is on iwslt_transformer"
-    with pytest.raises(ConfigError, match=message):
-        plan(["experiment=iwslt_warmup", "scale=smoke", "task=deep_fc"])
+    for other in ("deep_fc", "iwslt_transformer,deep_fc"):
+        message = f"task={other}: experiment=iwslt_warmup is on iwslt_transformer"
+        with pytest.raises(ConfigError, match=message):
+            plan(["experiment=iwslt_warmup", "scale=smoke", f"task={other}"])
     assert plan(["experiment=iwslt_warmup", "scale=smoke", "task=iwslt_transformer"])
 
 
