@@ -1,0 +1,220 @@
+"""The fused form's compilers and their cache, and its CUDA half without a GPU."""
+
+import ctypes
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from laprop import LaProp, fused
+from laprop.fused_test import VARIANTS, follow, leaf, randn
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of its own, empty at first; kernels loaded before are forgotten and come back."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fused._cpu_kernel.cache_clear()
+    yield tmp_path / "laprop"
+    fused._cpu_kernel.cache_clear()
+
+
+def stepped(param, **options):
+    param = param.requires_grad_()
+    param.grad = torch.ones_like(param)
+    LaProp([param], fused=True, **options).step()
+    return param
+
+
+# ---- compilers
+
+
+def test_one_compilation_whatever_the_shapes_and_none_in_a_later_process(own_cache, monkeypatch):
+    for shape in ((2,), (3, 4), (0,), (70_000,)):
+        stepped(torch.zeros(shape))
+    (library,) = own_cache.iterdir()
+    program = (
+        "import subprocess, torch\n"
+        "from laprop import LaProp\n"
+        "run = subprocess.run\n"
+        "def refuse(command, **options):\n"
+        "    assert '-o' not in command, 'compiled again'\n"
+        "    return run(command, **options)\n"
+        "subprocess.run = refuse\n"
+        "param = torch.zeros(5, requires_grad=True)\n"
+        "param.grad = torch.ones(5)\n"
+        "LaProp([param], lr=1.0, fused=True).step()\n"
+        "assert torch.allclose(param, -torch.ones(5))\n"
+    )
+    folder = str(fused.SOURCE.parent.parent)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=folder, timeout=120)
+    assert list(own_cache.iterdir()) == [library]
+
+
+@pytest.mark.parametrize("what", ["version", "flags", "processor", "source"])
+def test_what_decides_the_machine_code_decides_the_file(own_cache, monkeypatch, what):
+    stepped(torch.zeros(2))
+
+    class Edited(type(fused.SOURCE)):
+        def read_bytes(self):
+            return super().read_bytes() + b"\n"
+
+    name, value = {
+        "version": ("_compiler_version", lambda compiler: "another"),
+        "flags": ("FLAGS", (*fused.FLAGS, "-DANOTHER")),
+        "processor": ("_processor", lambda: "another"),
+        "source": ("SOURCE", Edited(fused.SOURCE)),
+    }[what]
+    monkeypatch.setattr(fused, name, value)
+    fused._cpu_kernel.cache_clear()
+    stepped(torch.zeros(2))
+    assert len(list(own_cache.glob("*.so"))) == 2
+
+
+def test_a_library_appears_only_when_it_is_complete(own_cache, monkeypatch):
+    run, seen = subprocess.run, []
+
+    def watched(command, **options):
+        done = run(command, **options)
+        seen.append(list(own_cache.glob("*.so")))
+        return done
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    stepped(torch.zeros(2))
+    assert seen == [[], []] and len(list(own_cache.glob("*.so"))) == 1
+
+
+def test_without_a_compiler_the_way_out_is_named(own_cache, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*install one, or use fused="):
+        stepped(torch.zeros(2))
+
+
+def test_a_compiler_that_does_not_start_is_named(own_cache, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match=r"\$CXX='no-such-compiler' does not start"):
+        stepped(torch.zeros(2))
+
+
+def test_a_compiler_that_fails_is_quoted(own_cache, monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -c exit('out_of_order')")
+    with pytest.raises(RuntimeError, match=r"could not compile.*\n.*out_of_order"):
+        stepped(torch.zeros(2))
+    assert not list(own_cache.iterdir())
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    fused._cpu_kernel.cache_clear()
+    try:
+        torch.testing.assert_close(stepped(torch.zeros(2), lr=1.0), -torch.ones(2))
+    finally:
+        fused._cpu_kernel.cache_clear()
+
+
+# ---- CUDA without a GPU
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch brings no CUDA compiler")
+@pytest.mark.parametrize("scalar", sorted(set(fused.SCALARS.values())))
+@pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
+def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered):
+    from torch.cuda._utils import _nvrtc_compile
+
+    options = ["--std=c++17", *fused._defines(scalar, amsgrad, centered)]
+    for name in ("advance_all", "update_all"):
+        binary, found = _nvrtc_compile(fused.SOURCE.read_text(), name, "90", nvcc_options=options)
+        assert found == name and len(binary) > 1000
+
+
+def test_the_python_struct_is_that_of_the_source(tmp_path):
+    names = [name for name, _ in fused.Arguments._fields_]
+    lines = "".join(f'printf("%zu\\n", offsetof(Arguments, {name}));' for name in names)
+    program = tmp_path / "offsets.cpp"
+    program.write_text(
+        "#include <cstddef>\n#include <cstdio>\n"
+        f'#include "{fused.SOURCE}"\n'
+        f'int main() {{ {lines} printf("%zu\\n", sizeof(Arguments)); }}'
+    )
+    build([program, "-o", tmp_path / "offsets"], scalar=0)
+    printed = subprocess.run([tmp_path / "offsets"], capture_output=True, text=True, check=True)
+    expected = [getattr(fused.Arguments, name).offset for name in names]
+    assert [int(n) for n in printed.stdout.split()] == [*expected, ctypes.sizeof(fused.Arguments)]
+    assert ctypes.sizeof(fused.Arguments) <= 32_764  # what CUDA takes as arguments
+
+
+# What CUDA's compiler knows by itself, and a launch as two loops.
+EMULATION = """
+    #include <cmath>
+    #include <cstring>
+    #define __CUDACC__
+    #define __device__
+    #define __forceinline__ static inline
+    #define __global__
+    #define __grid_constant__
+    struct { unsigned x; } blockIdx, threadIdx, blockDim;
+    float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+    unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
+    using std::sqrt;
+    #include "SOURCE"
+    extern "C" void launch(int which, int blocks, int threads, const Arguments* a) {
+      blockDim.x = threads;
+      for (blockIdx.x = 0; blockIdx.x < (unsigned)blocks; ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < (unsigned)threads; ++threadIdx.x)
+          which ? update_all(*a) : advance_all(*a);
+    }
+"""
+
+
+def test_bfloat16_stores_every_nan_as_one(tmp_path):
+    """Rounding must not carry the bits of CUDA's NaN, all ones, into a number."""
+    text = textwrap.dedent(EMULATION).replace("SOURCE", str(fused.SOURCE))
+    text += '\nextern "C" unsigned stored(unsigned bits) { return store(from_bits(bits)); }\n'
+    (tmp_path / "cuda.cpp").write_text(text)
+    build(["-shared", "-fPIC", "-o", tmp_path / "cuda.so", tmp_path / "cuda.cpp"], scalar=2)
+    stored = ctypes.CDLL(str(tmp_path / "cuda.so")).stored
+    for bits in (0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001):
+        assert stored(bits) & 0x7FFF > 0x7F80
+
+
+def build(command, scalar, amsgrad=False, centered=False):
+    flags = [*fused._defines(scalar, amsgrad, centered), "-std=c++17", "-Wno-unknown-pragmas"]
+    subprocess.run(["c++", *flags, *map(str, command)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
+def test_the_cuda_kernels_run_as_loops_follow_the_for_loop(
+    tmp_path, monkeypatch, amsgrad, centered
+):
+    """The GPU's half of the source with blocks and threads one after the other."""
+    (tmp_path / "cuda.cpp").write_text(
+        textwrap.dedent(EMULATION).replace("SOURCE", str(fused.SOURCE))
+    )
+    build(["-shared", "-fPIC", "-o", tmp_path / "cuda.so", tmp_path / "cuda.cpp"], 1, amsgrad,
+          centered)  # fmt: skip
+    launch = ctypes.CDLL(str(tmp_path / "cuda.so")).launch
+    calls = []
+
+    def kernel(*options):
+        def call(arguments):
+            a = ctypes.cast(arguments, ctypes.POINTER(fused.Arguments)).contents
+            blocks = a.workers = -(-a.first[a.count] // 100)
+            calls.append((a.count, blocks))
+            launch(0, -(-a.count // 8), 8, arguments)
+            launch(1, blocks, 8, arguments)
+
+        return call
+
+    monkeypatch.setattr(fused, "_cpu_kernel", kernel)
+    sizes = [3, 0, 500, 64, 65, 1, 1000, *([2] * 20)]
+
+    def make():
+        torch.manual_seed(0)
+        return [leaf(randn(size)) for size in sizes], lambda: [randn(size) for size in sizes]
+
+    follow(make, amsgrad=amsgrad, centered=centered, eps=1e-3, weight_decay=0.01)
+    assert calls == [(len(sizes), -(-sum(sizes) // 100))] * 12

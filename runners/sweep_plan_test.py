@@ -1,0 +1,69 @@
+"""The runs of a sweep, before any is run."""
+
+import pytest
+
+from runners.config import ConfigError, compose_config, resolve
+from runners.sweep import plan
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_a_planned_run_is_the_one_that_hydra_composes(scale):
+    jobs = plan(["experiment=rosenbrock_noise", f"scale={scale}"])
+    assert len({job.config.key for job in jobs}) == len(jobs) == 36
+    for job in jobs[::7]:
+        assert resolve(compose_config(job.overrides)) == job.config
+
+
+def test_every_optimizer_of_the_experiment_gets_the_same_trials():
+    grids, steps, common = {}, {}, {}
+    for job in plan(["experiment=rosenbrock_noise", "scale=paper"]):
+        values, name = job.config.values, job.config.names["optimizer"]
+        if values["task"]["path"]:
+            continue
+        optimizer = dict(values["optimizer"])
+        grids.setdefault(name, set()).add(optimizer["lr"])
+        if optimizer["lr"] == 0.01 and name != "signsgd":
+            common[name] = values["steps"]
+        else:
+            steps.setdefault(name, set()).add(values["steps"])
+        assert optimizer.get("betas", [0.9, 0.9]) == [0.9, 0.9]
+        assert len(values["seeds"]) == 220
+    assert set(grids) == {"laprop", "adam", "amsgrad", "radam", "adabound", "signsgd"}
+    assert all(grid == {0.003, 0.01, 0.03, 0.1, 0.3} for grid in grids.values())
+    assert all(each == {8000} for each in steps.values())
+    assert common == dict.fromkeys(set(grids) - {"signsgd"}, 30000)
+
+
+def test_a_scale_can_be_changed():
+    given = ["scales.smoke.lrs=[0.5, 0.25]", "scales.smoke.steps=7"]
+    jobs = plan(["experiment=iwslt_warmup", "scale=smoke", *given])
+    assert {job.config.values["optimizer"]["lr"] for job in jobs} == {0.5, 0.25}
+    assert {job.config.values["steps"] for job in jobs} == {7}
+    with pytest.raises(ConfigError, match="scales.quick.steps: of no effect at scale=smoke"):
+        plan(["experiment=iwslt_warmup", "scale=smoke", "scales.quick.steps=7"])
+
+
+def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
+    narrowed = plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=1e-2,0.03"])
+    assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
+    changed = plan(["experiment=rosenbrock_noise", "task.tol=0.2"])
+    assert {j.config.values["task"]["tol"] for j in changed} == {0.2}
+    for wrong, message in {
+        "optimizer=adan": "optimizer=adan: the experiment sweeps optimizer; did you mean adam?",
+        "optimizer=adam,sgd": "optimizer=sgd: the experiment sweeps optimizer; .*one of laprop",
+        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            plan(["experiment=rosenbrock_noise", wrong])
+    with pytest.raises(ConfigError, match="no run of the experiment has all of these"):
+        plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=0.1", "steps=2500"])
+    with pytest.raises(ConfigError, match="optimizer.lrr"):
+        plan(["optimizer=adam,sgd", "optimizer.lrr=1,2"])
+
+
+def test_an_experiment_keeps_its_task():
+    for other in ("deep_fc", "iwslt_transformer,deep_fc"):
+        message = f"task={other}: experiment=iwslt_warmup is on iwslt_transformer"
+        with pytest.raises(ConfigError, match=message):
+            plan(["experiment=iwslt_warmup", "scale=smoke", f"task={other}"])
+    assert plan(["experiment=iwslt_warmup", "scale=smoke", "task=iwslt_transformer"])
