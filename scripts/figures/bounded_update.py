@@ -22,7 +22,7 @@ squares, (1 - u) / (sqrt(1 - v) (1 - u / sqrt(v))): true as well, and larger.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,6 +34,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, judging
 from scripts.claims import GROWS, ROUNDING, SEVERE, Claim
 from scripts.figures import style
+from scripts.figures.training import pick
 from scripts.judging import Verdict
 from tasks.gradient_sequence import HUGE, TINY
 
@@ -98,7 +99,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """
     moves = _moves(tidy)
     pair = ["u", "v", "optimizer"]
-    last = _pick(moves, moves.step == config["steps"])
+    last = pick(moves, moves.step == config["steps"])
     if last.empty:
         raise ValueError(f"no largest_move at step {config['steps']}, the end of the runs")
     return {"largest": _worst(moves, [*pair, "step"]), "kinds": _worst(last, [*pair, "kind"])}
@@ -114,7 +115,7 @@ def _moves(tidy: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("the runs differ in eps, which bounds the updates as well")
     keys = ["run", "replica"]
     lost = set(tidy[tidy.metric == "diverged_at"].set_index(keys).index)
-    moves = _pick(tidy, (tidy.metric == "largest_move") & (tidy.step > 0))
+    moves = pick(tidy, (tidy.metric == "largest_move") & (tidy.step > 0))
     moves = moves.rename(columns={"beta1": "u", "beta2": "v"})
     diverged = np.array([key in lost for key in zip(moves.run, moves.replica, strict=True)], bool)
     relative = (moves.value / moves.lr).fillna(np.inf).mask(diverged, np.inf)
@@ -137,12 +138,8 @@ def _worst(moves: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return rows[names].sort_values(by, ignore_index=True)
 
 
-def _pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
-    return cast(pd.DataFrame, frame[mask])
-
-
 def _of(rows: pd.DataFrame, optimizer: str, u: float) -> pd.DataFrame:
-    return _pick(rows, (rows.optimizer == optimizer) & (rows.u == u))
+    return pick(rows, (rows.optimizer == optimizer) & (rows.u == u))
 
 
 # ---------------------------------------------------------------- verdicts
@@ -168,7 +165,7 @@ def _laprop_bounded(claim: Claim, setting: str, largest: pd.DataFrame, u: float,
     rows = _of(largest, "laprop", u)
     if rows.empty:
         return judging.inconclusive(claim, setting, "no run of laprop")
-    end = _pick(rows, rows.step == config["steps"])
+    end = pick(rows, rows.step == config["steps"])
     worst, least = rows.reached.max(), end.reached.min()
     return judging.examine(
         claim, setting,
@@ -184,12 +181,12 @@ def _laprop_bounded(claim: Claim, setting: str, largest: pd.DataFrame, u: float,
 def _adam_bounded_below(claim: Claim, setting: str, largest: pd.DataFrame, u: float,
                         config: Config) -> Verdict:  # fmt: skip
     rows = _of(largest, "adam", u)
-    rows = _pick(rows, rows.v > u * u)
+    rows = pick(rows, rows.v > u * u)
     if rows.empty:
         return judging.inconclusive(claim, setting, "no run of adam with ν > μ²")
     rows = rows.assign(paper=[paper_bound(u, v) for v in rows.v])
     part = rows.largest / rows.paper
-    end = _pick(rows, rows.step == config["steps"])
+    end = pick(rows, rows.step == config["steps"])
     worst, least = part.max(), end.reached.min()
     parts = part[end.index]
     crossing = u / (2 - u)
@@ -263,7 +260,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                                 hspace=0.42, wspace=0.2)  # fmt: skip
         for column, u in enumerate(us):
             ax = fig.add_subplot(grid[0, column])
-            _against_v(ax, _pick(largest, largest.step == config["steps"]), u)
+            _against_v(ax, pick(largest, largest.step == config["steps"]), u)
             ax.set_title(f"{'ab'[column]}  after {config['steps']:,} steps, μ = {u:g}", loc="left")
             ax = fig.add_subplot(grid[1, column])
             _against_horizon(ax, largest, u)
@@ -321,7 +318,7 @@ def _against_horizon(ax: Axes, largest: pd.DataFrame, u: float) -> None:
     for name, look in ((name, style.mark(name)) for name in OPTIMIZERS):
         for v in sorted(shown[name]):
             rows = _of(largest, name, u)
-            rows = _pick(rows, (rows.v == v) & (rows.largest <= GROWTH_CEILING))
+            rows = pick(rows, (rows.v == v) & (rows.largest <= GROWTH_CEILING))
             if rows.empty:
                 continue
             ax.plot(rows.step, rows.largest, color=look.colour, linestyle=look.linestyle,
@@ -337,11 +334,11 @@ def _against_horizon(ax: Axes, largest: pd.DataFrame, u: float) -> None:
 def _by_kind(ax: Axes, rows: pd.DataFrame, optimizer: str) -> None:
     colour = style.mark(optimizer).colour
     if optimizer == "adam":
-        rows = _pick(rows, rows.v > rows.u**2)
+        rows = pick(rows, rows.v > rows.u**2)
         ax.text(0.3, 0.5, "no bound\nfor ν ≤ μ²", transform=ax.transAxes, ha="center", va="center",
                 color=GREY)  # fmt: skip
     for kind, (_, marker) in KINDS.items():
-        part = _pick(rows, rows.kind == kind)
+        part = pick(rows, rows.kind == kind)
         ax.plot(part.v, part.reached, color=colour, marker=marker, markersize=4, linewidth=0.6,
                 linestyle="-" if kind in ("geometric", "burst") else ":",
                 markerfacecolor=colour if kind in ("geometric", "burst") else "white")  # fmt: skip

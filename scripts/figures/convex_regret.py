@@ -22,7 +22,6 @@ from matplotlib.lines import Line2D
 from scripts import claims, fairness, judging, statistics
 from scripts.claims import MIN_ROUNDS, REGRET_FALLS, Claim
 from scripts.fairness import Budget
-from scripts.figures import convex_regret_evidence as evidence_of
 from scripts.figures import style
 from scripts.figures.convex_regret_evidence import (
     AMSGRAD,
@@ -34,8 +33,12 @@ from scripts.figures.convex_regret_evidence import (
     Regrets,
     against_bound,
     arms_of,
+    bounded,
+    converges,
     covered,
-)  # fmt: skip
+    falls,
+    smaller,
+)
 from scripts.figures.rosenbrock_noise import BOOTSTRAP_SEED
 from scripts.figures.training import pick
 from scripts.judging import Verdict
@@ -135,12 +138,12 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     settings = list(dict.fromkeys(setting for setting, _ in regrets))
     counter = [s for s in settings if "counterexample" in s]
     curved = [s for s in settings if s in {TITLES[name] for name in CURVED}]
-    bounded = [s for s in settings if covered(regrets.get((s, SUBJECT), {}))]
+    proved = [s for s in settings if covered(regrets.get((s, SUBJECT), {}))]
     plans = {
-        "convex_regret_sqrt": (evidence_of.falls, (SUBJECT,), settings),
-        "convex_regret_bound": (evidence_of.bounded, (SUBJECT,), bounded),
-        "convex_regret_counterexample": (evidence_of.converges, (SUBJECT, COUSIN), counter),
-        "convex_regret_advantage": (evidence_of.smaller, (SUBJECT, COUSIN), curved),
+        "convex_regret_sqrt": (falls, (SUBJECT,), settings),
+        "convex_regret_bound": (bounded, (SUBJECT,), proved),
+        "convex_regret_counterexample": (converges, (SUBJECT, COUSIN), counter),
+        "convex_regret_advantage": (smaller, (SUBJECT, COUSIN), curved),
     }
     found = []
     for claim in claims.claims_of("convex_regret"):

@@ -5,6 +5,7 @@ line is known by its colour (`style.MARKS`), so that it needs nothing of the cod
 """
 
 import io
+import re
 from xml.etree import ElementTree
 
 import matplotlib
@@ -17,6 +18,7 @@ from matplotlib.ticker import FixedLocator
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MARKED = "marked-line-"
+LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
 
 
 def to_svg(fig: Figure, labels: dict[str, str], settings: dict[str, object]) -> bytes:
@@ -37,6 +39,8 @@ def to_svg(fig: Figure, labels: dict[str, str], settings: dict[str, object]) -> 
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(buffer.getvalue())
+    for path in root.iter(f"{{{SVG}}}path"):  # in points: six decimals are twice the bytes
+        path.set("d", LONG_NUMBER.sub(r"\1", path.get("d", "")))
     groups = {group.get("id"): group for group in root.iter(f"{{{SVG}}}g")}
     for place, (label, line, ax) in enumerate(lines):
         group = groups.get(f"{MARKED}{place}")

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 
 from scripts import claims, fairness, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
 from scripts.figures import style, targets
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
+from scripts.figures.rosenbrock_paths import panels
+from scripts.figures.training import pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -34,7 +35,6 @@ ADAPTIVE = ("adam", "amsgrad", "radam", "adabound")
 # Gradients here are of order 0.1 to 100: an eps below this changes no update visibly.
 NEGLIGIBLE_EPS = 1e-6
 BOOTSTRAP_SEED = 20200212
-VIEW = (-0.35, 1.35)  # x and y of the contour panels
 
 _CELL = ["optimizer", "lr", "phase", "sigma", "seed"]
 _NEEDED = [*_CELL, "run", "beta1", "beta2", "replica", "step", "metric", "value"]
@@ -127,19 +127,19 @@ def _outcomes(tidy: pd.DataFrame, config: Config) -> pd.DataFrame:
     # categories would multiply in groupby and refuse to be mapped
     tidy = tidy.astype({name: str for name in ("optimizer", "run", "phase", "metric")})
     paths = set(tidy.run[tidy.metric.isin(["x", "y"])])
-    rows = _pick(tidy, ~tidy.run.isin(paths))  # path runs are extra and shorter
-    rows = _pick(rows, rows.step == rows.groupby("run").step.transform("max"))
-    outcomes = _pick(rows, rows.metric == "steps_to_tol").rename(columns={"value": "steps"})
+    rows = pick(tidy, ~tidy.run.isin(paths))  # path runs are extra and shorter
+    rows = pick(rows, rows.step == rows.groupby("run").step.transform("max"))
+    outcomes = pick(rows, rows.metric == "steps_to_tol").rename(columns={"value": "steps"})
     if outcomes.empty:
         raise ValueError("the tidy table holds no steps_to_tol of a run without a path")
     keys = {name: outcomes[name].astype(float).round(12) for name in ("sigma", "lr")}
     outcomes = outcomes.assign(**keys)  # rounded: they are looked up by value
-    twice = _pick(outcomes, outcomes.duplicated(_CELL))
+    twice = pick(outcomes, outcomes.duplicated(_CELL))
     if len(twice):
         cell = ", ".join(f"{name} {twice.iloc[0][name]}" for name in _CELL)
         raise ValueError(f"two results for one cell ({cell}): mixed runs or a duplicated seed")
     keys = ["run", "replica"]
-    diverged = _pick(rows, rows.metric == "diverged_at").set_index(keys).value
+    diverged = pick(rows, rows.metric == "diverged_at").set_index(keys).value
     outcomes["diverged"] = diverged.reindex(outcomes.set_index(keys).index).to_numpy()
     common = np.isclose(outcomes.lr, config["common_lr"]) & outcomes.beta1.notna()
     horizon = np.where(common, config["steps"], config["tuning_steps"])
@@ -167,10 +167,6 @@ def _cut(outcomes: pd.DataFrame, horizon: int) -> pd.DataFrame:
     """As if every run had been watched for ``horizon`` steps only."""
     converged = (outcomes.steps <= horizon) & ~(outcomes.diverged <= horizon)
     return outcomes.assign(steps=outcomes.steps.where(converged))
-
-
-def _pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
-    return cast(pd.DataFrame, frame[mask])
 
 
 def _cells(outcomes: pd.DataFrame) -> dict[tuple[str, float, str, float], pd.DataFrame]:
@@ -219,11 +215,11 @@ def _lrs(
 ) -> dict[tuple[str, float], float]:
     """The learning rate of each optimizer at each noise level under a setting."""
     if setting == "tuned":
-        best = _pick(tuning, tuning.chosen.astype(bool))
+        best = pick(tuning, tuning.chosen.astype(bool))
         return {(o, s): lr for o, s, lr in best[["optimizer", "sigma", "lr"]].to_numpy()}
     # the setting includes the betas: an optimizer without two has no part in it
     common = np.isclose(outcomes.lr, config["common_lr"]) & outcomes.beta1.notna()
-    common = _pick(outcomes, common)
+    common = pick(outcomes, common)
     cells = common.sort_values(["rank", "sigma"])[["optimizer", "sigma", "lr"]].to_numpy()
     return {(optimizer, sigma): lr for optimizer, sigma, lr in cells}
 
@@ -309,8 +305,8 @@ def _budget(
     )  # fmt: skip
     if setting == "common":
         return budget
-    tried = _pick(tuning, (tuning.optimizer == optimizer) & tuning.sigma.isin(sigmas))
-    edges = _pick(tried, tried.on_edge.astype(bool))
+    tried = pick(tuning, (tuning.optimizer == optimizer) & tuning.sigma.isin(sigmas))
+    edges = pick(tried, tried.on_edge.astype(bool))
     return replace(
         budget,
         trials=len(set(tried.lr)),
@@ -340,7 +336,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         titles = {"common": f"a  common: lr {config['common_lr']:g}",
                   "tuned": "b  tuned: best lr per optimizer and σ"}  # fmt: skip
         for column, setting in enumerate(SETTINGS):
-            part = _pick(summary, summary.setting == setting)
+            part = pick(summary, summary.setting == setting)
             steps = fig.add_subplot(grid[0, column])
             fraction = fig.add_subplot(grid[1, column])
             _steps_panel(steps, part, names, config, floor, _horizon(setting, config))
@@ -351,7 +347,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 if column:
                     ax.set_ylabel("")
                     ax.tick_params(labelleft=False)
-        _path_panels(fig, tidy, names, config)
+        panels(fig, tidy, names, config)
         fig.text(0.01, 0.008, _caption(summary, tables["tuning"], config), fontsize=7,
                  va="bottom", linespacing=1.3)  # fmt: skip
     return fig
@@ -361,7 +357,7 @@ def _steps_panel(
     ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config, floor: float, horizon: int
 ) -> None:
     for name, shift in style.dodged(names, config["sigmas"]):
-        cells = _pick(part, part.optimizer == name).sort_values(by="sigma")
+        cells = pick(part, part.optimizer == name).sort_values(by="sigma")
         style.intervals(ax, cells.sigma + shift, cells.median_steps, cells.median_low,
                         cells.median_high, style.mark(name), ceiling=horizon)  # fmt: skip
     ax.axhline(horizon, color="#555555", linewidth=0.8, zorder=1)
@@ -377,66 +373,11 @@ def _steps_panel(
 
 def _fraction_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config) -> None:
     for name, shift in style.dodged(names, config["sigmas"]):
-        cells = _pick(part, part.optimizer == name).sort_values(by="sigma")
+        cells = pick(part, part.optimizer == name).sort_values(by="sigma")
         style.intervals(ax, cells.sigma + shift, cells.fraction, cells.fraction_low,
                         cells.fraction_high, style.mark(name))  # fmt: skip
     ax.set(ylim=(-0.04, 1.04), ylabel="fraction converged", xlabel="noise level σ")
     style.level_axis(ax, config["sigmas"])
-
-
-def _path_panels(fig: Figure, tidy: pd.DataFrame, names: Sequence[str], config: Config) -> None:
-    """One small contour per optimizer and noise level; all share their axes."""
-    rows = _pick(tidy, tidy.metric.isin(["x", "y"])).astype({"optimizer": str, "metric": str})
-    if rows.empty:
-        fig.text(0.5, 0.25, "no paths were recorded", ha="center", color="#555555")
-        return
-    keys = ["optimizer", "sigma", "seed", "step"]
-    paths = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
-    sigmas = sorted(config["path_sigmas"])
-    grid = fig.add_gridspec(len(sigmas), len(names), left=0.09, right=0.99, top=0.352, bottom=0.098,
-                            hspace=0.08, wspace=0.08)  # fmt: skip
-    x, y = np.meshgrid(np.linspace(*VIEW, 120), np.linspace(*VIEW, 120))
-    height = np.log10((1 - x) ** 2 + 100 * (y - x * x) ** 2 + 1e-4)
-    for i, sigma in enumerate(sigmas):
-        for j, name in enumerate(names):
-            ax = fig.add_subplot(grid[i, j])
-            ax.contour(x, y, height, levels=np.arange(-2.5, 3, 0.5), colors="#BDBDBD",
-                       linewidths=0.5, linestyles="-")  # fmt: skip
-            here = _pick(paths, (paths.optimizer == name) & np.isclose(paths.sigma, sigma))
-            _path(ax, here, style.mark(name).colour, config["tol"])
-            ax.set(xlim=VIEW, ylim=VIEW, aspect="equal", xticks=[0, 1],
-                   yticks=[0, 1])  # fmt: skip
-            ax.grid(False)
-            ax.spines[["top", "right"]].set_visible(True)
-            ax.tick_params(labelleft=j == 0, labelbottom=i == len(sigmas) - 1, pad=2)
-            if i == 0:
-                ax.set_title(style.mark(name).label, fontsize=8, pad=3)
-            if i == len(sigmas) - 1:
-                ax.set_xlabel("x", labelpad=0)
-            if j == 0:
-                ax.set_ylabel(f"σ = {sigma:g}\ny", labelpad=1)
-    seeds = ", ".join(str(s) for s in sorted(set(paths.seed)))
-    fig.text(0.09, 0.388, f"c  Paths of the first {int(paths.step.max()):,} steps: lr "
-             f"{config['common_lr']:g}, seed {seeds}", fontsize=9)  # fmt: skip
-
-
-def _path(ax: Axes, path: pd.DataFrame, colour: str, tol: float) -> None:
-    path = path.sort_values(by="step")
-    ax.add_patch(Circle((1, 1), tol, fill=False, linewidth=0.8, color="black", zorder=4))
-    ax.plot(1, 1, marker="*", color="black", markersize=5, zorder=4)
-    x, y = np.r_[0.0, path.x], np.r_[0.0, path.y]  # every path starts at (0, 0)
-    inside = np.isfinite(x) & np.isfinite(y)
-    # far points would overflow the renderer; clipping them keeps the direction of the exit
-    x, y = np.clip(x[inside], -9, 9), np.clip(y[inside], -9, 9)
-    ax.plot(x, y, color=colour, linewidth=0.8, zorder=3)
-    ax.plot(0, 0, marker="o", color="black", markersize=3.5, zorder=5)
-    if path.empty:
-        ax.text(0.5, 0.5, "no path", ha="center", color="#555555", fontsize=7)
-    elif max(abs(x[-1]), abs(y[-1])) > VIEW[1]:
-        ax.text(0.97, 0.03, "leaves", transform=ax.transAxes, ha="right", fontsize=7)
-    else:
-        ax.plot(x[-1], y[-1], marker="s", color=colour, mec="black", mew=0.7, markersize=4,
-                zorder=5)  # fmt: skip
 
 
 def _caption(summary: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str:
