@@ -51,6 +51,7 @@ def judged(module, tidy):
     [
         ({"adam_without": 5.5}, judging.SUPPORTED, judging.SUPPORTED),
         ({"adam_without": 4.5}, judging.CONTRADICTED, judging.SUPPORTED),
+        ({"adam_without": 5.3}, judging.CONTRADICTED, judging.SUPPORTED),  # late, not lost
         ({"adam_without": 1.0, "diverged": 60}, judging.SUPPORTED, judging.SUPPORTED),
         ({"adam_without": 5.5, "adam_with": 3.6}, judging.SUPPORTED, judging.CONTRADICTED),
         ({"adam_without": 5.5, "seeds": 9}, judging.INCONCLUSIVE, judging.INCONCLUSIVE),
