@@ -3,9 +3,11 @@
     python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel]
 
 Once the replay is filled, every action is the network's (epsilon 0), as in all but the first steps
-of a run; evaluation is not in it. fp32 and bf16 take turns. The floor is what cannot be overlapped away: the update's
-arithmetic at the speed of a large matrix product in that precision, plus the emulation and the
-actions of train_every steps, of which a GPU can hide one emulation behind the update.
+of a run; evaluation is not in it. The optimizer is torch's Adam with fused=True; that of
+`optimizer=adam` is a loop over the parameters, which takes longer on a CPU. fp32 and bf16 take turns.
+The floor is what cannot be overlapped away: the update's arithmetic at the speed of a large matrix
+product in that precision, plus the emulation and the actions of train_every steps, of which a GPU
+can hide one emulation behind the update.
 """
 
 import argparse
@@ -98,7 +100,7 @@ def main() -> int:
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
-          f"{arguments.setting}")  # fmt: skip
+          f"{arguments.setting}, Adam(fused=True)")  # fmt: skip
     runs = {name: Run(arguments.setting, name == "bf16", device) for name in PRECISIONS}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in progress(range(-1, arguments.rounds), "rounds"):
