@@ -66,7 +66,9 @@ def test_warmup(table, fails, alike):
 
 @pytest.mark.parametrize("context_free", [10.0, 10.2])
 def test_runs_that_end_as_the_authors_do_support_the_claim(context_free):
-    table = warmup_table(adam_without=9.416, adam_with=3.215, laprop_without=4.501, laprop_with=3.240)
+    table = warmup_table(
+        adam_without=9.416, adam_with=3.215, laprop_without=4.501, laprop_with=3.240
+    )
     table["value"] = table.value.where(table.metric != "context_free_loss", context_free)
     assert judged(iwslt_warmup, table)["iwslt_no_warmup"].verdict == judging.SUPPORTED
 
