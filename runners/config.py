@@ -262,6 +262,8 @@ def _check_hyper_parameter(name: str, key: str, value: Any) -> None:
     """The bounds that all optimizers share; each checks its own further arguments itself."""
     if key in ("lr", "eps", "weight_decay") and not (_is_number(value) and 0 <= value < math.inf):
         raise ConfigError(f"{name}={value}: a finite number >= 0 expected")
+    if key == "fused" and not (value is None or isinstance(value, bool)):
+        raise ConfigError(f"{name}={value}: true, false or null expected")
     if key == "momentum" and not (_is_number(value) and 0 <= value < 1):
         raise ConfigError(f"{name}={value}: a number in [0, 1) expected")
     if key == "betas":
@@ -290,9 +292,11 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     for override in parse(overrides):
         if override.is_sweep_override():
             return ConfigError(f"{override.input_line}: several values are a sweep; add -m")
-    keys = _all_keys(overrides)
+    known = _all_keys(overrides)
     for override in parse(overrides):
         key = override.key_or_group
+        # those of the scales have the names of others, and are meant only where they are named
+        keys = [k for k in known if k.startswith("scales.") == key.startswith("scales.")]
         if key not in keys and key not in groups() and not key.startswith("hydra"):
             return ConfigError(f"{key}: unknown key" + _nearest_key(key, keys))
     return ConfigError(" ".join(str(error).split()))
@@ -322,6 +326,6 @@ def _flat(node: Any, prefix: str = "") -> list[str]:
         return []
     found = []
     for key, value in node.items():
-        if prefix or key not in ("sweeps", "scales"):
+        if prefix or key != "sweeps":
             found += [prefix + str(key), *_flat(value, f"{prefix}{key}.")]
     return found

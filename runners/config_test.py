@@ -19,6 +19,12 @@ def key(*overrides):
         (["scale=papr"], ["scale=papr", "did you mean paper"]),
         (["optimizer.beta=1"], ["optimizer.beta", "unknown key", "did you mean optimizer.betas"]),
         (["optimizer.zzz=1"], ["optimizer.zzz", "unknown key", "optimizer.lr"]),
+        (
+            ["experiment=rosenbrock_noise", "scales.smoke.stps=1"],
+            ["did you mean scales.smoke.steps"],
+        ),
+        (["experiment=rosenbrock_noise", "tuning_step=1"], ["did you mean tuning_steps"]),
+        (["optimizer.fused=1"], ["optimizer.fused=1", "true, false or null"]),
         (["step=1"], ["step: unknown key", "did you mean steps"]),
         (["nonsense"], ["nonsense", "key=value expected"]),
         (["optimizer=adam,laprop"], ["optimizer=adam,laprop", "add -m"]),

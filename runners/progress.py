@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from runners.record import median
+from runners.record import median_text
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,7 +24,9 @@ class Bar:
     def show(self, row: dict[str, Any]) -> None:
         if not self._enabled:
             return
-        metrics = ", ".join(f"{k} {median(v):.4g}" for k, v in row.items() if isinstance(v, list))
+        metrics = ", ".join(
+            f"{k} {median_text(v, '.4g')}" for k, v in row.items() if isinstance(v, list)
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(row["step"] - self._bar.n)

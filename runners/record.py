@@ -160,6 +160,12 @@ def median(values: Sequence[float | None]) -> float:
     return statistics.median_high(known)
 
 
+def median_text(values: Sequence[float | None], form: str) -> str:
+    """`median` as text in the format ``form``; where it is no number, a dash."""
+    value = median(values)
+    return "-" if math.isinf(value) else format(value, form)
+
+
 def _lines(folder: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     try:
         data = (folder / FILE_NAME).read_bytes()

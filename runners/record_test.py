@@ -84,3 +84,8 @@ def test_start_replaces_an_older_record(tmp_path):
 def test_nothing_there(tmp_path):
     assert read_record(tmp_path) is None
     assert read_status(tmp_path / "missing") is None
+
+
+def test_a_median_that_is_no_number_is_shown_as_a_dash():
+    assert record.median_text([None], ".4g") == record.median_text([math.nan, 1.0], ".4g") == "-"
+    assert record.median_text([1234.5, None, 3.0], ",.6g") == "1,234.5"

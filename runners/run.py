@@ -324,7 +324,7 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> None:
         last = {name: v for name, v in found.rows[-1].items() if isinstance(v, list)}
         replicas = len(found.provenance["replicas"])
         which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""
-        shown = ", ".join(f"{name} {record.median(v):,.6g}" for name, v in last.items())
+        shown = ", ".join(f"{name} {record.median_text(v, ',.6g')}" for name, v in last.items())
         print(f"step {found.rows[-1]['step']:,}{which}: {shown}")
 
 

@@ -83,7 +83,7 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
         if given.get("task", [task]) != [task]:
             other = ",".join(given["task"])
             raise ConfigError(f"task={other}: experiment={experiment[0]} is on {task}")
-        products = _narrow(_widen(_sweeps(base), more, experiment[0]), given)
+        products = _narrow(_widen(_sweeps(base), more, experiment[0]), given, base)
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
     resolve_job = _Resolver()
@@ -324,8 +324,17 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _other_values(key: str, value: str, base: DictConfig) -> str:
+    """Where a swept key takes its values from, for one who wants others."""
+    name = key.rpartition(".")[2]
+    for place, text in ((name, value), (f"{name}s", f"[{value}]")):
+        if place in (base.get("scales") or {}).get(base.scale, {}):
+            return f"; other values: scales.{base.scale}.{place}={text}"
+    return ""
+
+
 def _narrow(
-    sweeps: list[dict[str, list[str]]], given: dict[str, list[str]]
+    sweeps: list[dict[str, list[str]]], given: dict[str, list[str]], base: DictConfig
 ) -> list[dict[str, list[str]]]:
     """The given overrides put into every sweep; on a swept key they keep what they name."""
     given = {key: [_normal(v) for v in values] for key, values in given.items()}
@@ -334,7 +343,8 @@ def _narrow(
         for value in values:
             if swept and value not in swept:
                 raise ConfigError(
-                    f"{key}={value}: the experiment sweeps {key}{hint(value, list(dict.fromkeys(swept)))}"
+                    f"{key}={value}: the experiment sweeps {key}"
+                    f"{hint(value, list(dict.fromkeys(swept)))}{_other_values(key, value, base)}"
                 )
     narrowed = []
     for sweep in sweeps:

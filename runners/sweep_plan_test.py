@@ -51,7 +51,9 @@ def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     for wrong, message in {
         "optimizer=adan": "optimizer=adan: the experiment sweeps optimizer; did you mean adam?",
         "optimizer=adam,sgd": "optimizer=sgd: the experiment sweeps optimizer; .*one of laprop",
-        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected",
+        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected; "
+        "other values: scales.quick.steps=10",
+        "optimizer.lr=7": "one of .* expected$",  # no list of the scale's
     }.items():
         with pytest.raises(ConfigError, match=message):
             plan(["experiment=rosenbrock_noise", wrong])

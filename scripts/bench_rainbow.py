@@ -3,8 +3,8 @@
     python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel]
 
 Once the replay is filled, every action is the network's (epsilon 0), as in all but the first steps
-of a run; evaluation is not in it. The optimizer is torch's Adam with fused=True; that of
-`optimizer=adam` is a loop over the parameters, which takes longer on a CPU. fp32 and bf16 take turns.
+of a run; evaluation is not in it. The optimizer is that of `optimizer=adam optimizer.fused=true`;
+without fused it is a loop over the parameters, which takes longer on a CPU. fp32 and bf16 take turns.
 The floor is what cannot be overlapped away: the update's arithmetic at the speed of a large matrix
 product in that precision, plus the emulation and the actions of train_every steps, of which a GPU
 can hide one emulation behind the update.
