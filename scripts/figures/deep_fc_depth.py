@@ -108,24 +108,16 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         every = [o for o in style.in_order(greatest.optimizer) if o != SUBJECT]
         rivals = ["adam"] if claim.id.endswith("adam") else every
         seeds = int(greatest.groupby("optimizer", observed=True).size().min())
-        if verdict := training.few(claim, SETTING, seeds):
-            found.append(verdict)
-            continue
         compared = [SUBJECT, *rivals]
         if missing := [o for o in compared if o not in set(greatest.optimizer)]:
             found.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
             continue
         budgets = [training.budget(o, outcomes, chosen, config["steps"]) for o in compared]
-        text = fairness.budget_text(budgets)
-        if refusal := fairness.gate(budgets):
-            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
-                                             refused=True))  # fmt: skip
+        if verdict := training.refusal(claim, SETTING, seeds, budgets):
+            found.append(verdict)
             continue
         depth = greatest.pivot(index="seed", columns="optimizer", values="depth")
-        ahead = {
-            rival: statistics.mean_interval(depth[SUBJECT] - depth[rival], seed=BOOTSTRAP_SEED)
-            for rival in rivals
-        }
+        gains = {rival: depth[SUBJECT] - depth[rival] for rival in rivals}
         best = max(rivals, key=lambda rival: tune_depth.depth.mean()[rival])
         labels = {o: style.mark(o).label for o in compared}
         means = ", ".join(f"{labels[o]} {judging.number(depth[o].mean())}" for o in compared)
@@ -133,10 +125,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             judging.judge(
                 claim,
                 SETTING,
-                budget=text,
-                p_for=max(a.p_above(0) for a in ahead.values()),
-                p_against=ahead[best].p_below(0),
-                effect=ahead[best],
+                budget=fairness.budget_text(budgets),
+                **training.lead(gains, best, BOOTSTRAP_SEED),
                 effect_unit=f"layers deeper than {labels[best]}",
                 sentence=f"Mean greatest depth that still trains within {config['steps']:,} steps "
                 f"at width {config['width']}: {means}.",

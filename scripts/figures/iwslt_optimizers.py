@@ -100,15 +100,12 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             continue
         seeds = int(final.groupby("optimizer", observed=True).size().min())
         budgets = [_budget(name, every, chosen, config["steps"]) for name in names]
-        text = fairness.budget_text(budgets)
-        if verdict := training.few(claim, SETTING, seeds):
+        if verdict := training.refusal(claim, SETTING, seeds, budgets):
             found.append(verdict)
-        elif refusal := fairness.gate(budgets):
-            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
-                                             refused=True))  # fmt: skip
-        else:
-            evidence = _lowest(final, pick(every, every.phase == "tune").merge(chosen), rivals)
-            found.append(judging.judge(claim, SETTING, budget=text, **evidence))
+            continue
+        evidence = _lowest(final, pick(every, every.phase == "tune").merge(chosen), rivals)
+        text = fairness.budget_text(budgets)
+        found.append(judging.judge(claim, SETTING, budget=text, **evidence))
     return judging.settle(found)
 
 
@@ -125,14 +122,11 @@ def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> d
     wide = final.pivot(index="seed", columns="optimizer", values="value")
     tuned = tune.groupby("optimizer", observed=True).value.mean()
     best = min(rivals, key=lambda rival: tuned[rival])
-    saved = {rival: statistics.mean_interval(wide[rival] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
-             for rival in rivals}  # fmt: skip
+    gains = {rival: wide[rival] - wide[SUBJECT] for rival in rivals}
     means = ", ".join(f"{style.mark(name).label} {wide[name].mean():.2f}"
                       for name in [SUBJECT, *rivals])  # fmt: skip
     return {
-        "p_for": max(gap.p_above(0) for gap in saved.values()),
-        "p_against": saved[best].p_below(0),
-        "effect": saved[best],
+        **training.lead(gains, best, BOOTSTRAP_SEED),
         "effect_unit": f"bits per token below {style.mark(best).label}",
         "sentence": f"Mean training loss at the end, bits per token: {means}.",
     }

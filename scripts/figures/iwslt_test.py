@@ -8,7 +8,7 @@ from scripts import judging
 from scripts.figures import iwslt_optimizers, iwslt_warmup, style
 
 STEPS, CONTEXT_FREE = 100, 5.6
-CONFIG = {"scale": "quick", "steps": STEPS, "corpus": "numbers", "width": 8, "layers": 1,
+CONFIG = {"scale": "quick", "steps": STEPS, "whole": STEPS, "corpus": "numbers", "width": 8, "layers": 1,
           "max_tokens": 64, "dropout": 0.1, "warmup": 3, "optimizers": ["laprop", "adam"]}  # fmt: skip
 
 

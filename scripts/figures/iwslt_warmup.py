@@ -48,7 +48,9 @@ ALIKE = claims.IWSLT_ALIKE
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
     task = values["task"]
-    return {"scale": values["scale"], "steps": values["steps"]} | {
+    # a run may be the beginning of a longer one, by whose length its learning rate decays
+    whole = values["schedule"].get("total", values["steps"])
+    return {"scale": values["scale"], "steps": values["steps"], "whole": whole} | {
         name: task[name] for name in ("corpus", "width", "layers", "max_tokens", "dropout")
     }
 
@@ -94,14 +96,15 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     `distance_to_published`: of our median curves from the authors', against training done."""
     found = losses(tidy)
     final = finals(found)
-    published = published_curves()
+    published, done = published_curves(), config["steps"] / config["whole"]
     rows = []
     for key, cell in final.groupby(["optimizer", "lr", "warmup"], observed=True):
         name, lr, warmup = key  # type: ignore[misc]
         trained, n = int(cell.trained.sum()), len(cell)
         low, high = statistics.wilson_interval(trained, n)
         theirs = pick(published, (published.optimizer == name)
-                      & ((published.warmup > 0) == (warmup > 0)) & (published.fraction > 0.9))  # fmt: skip
+                      & ((published.warmup > 0) == (warmup > 0))
+                      & (published.fraction > 0.9 * done) & (published.fraction <= done))  # fmt: skip
         rows.append({"optimizer": name, "lr": lr, "warmup": warmup, "n": n,
                      "mean_loss": cell.value.mean(), "left": int(cell.left.sum()),
                      "trained": trained, "fraction": trained / n,
@@ -117,12 +120,12 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
             final[["optimizer", "lr", "warmup", "seed", "value", "way", "left", "trained"]]
         ),
         "curves": curves,
-        "distance_to_published": pd.DataFrame(_distances(curves, published, config["steps"])),
+        "distance_to_published": pd.DataFrame(_distances(curves, published, config["whole"])),
     }
 
 
 def _distances(
-    curves: pd.DataFrame, published: pd.DataFrame, steps: int
+    curves: pd.DataFrame, published: pd.DataFrame, whole: int
 ) -> Iterator[dict[str, Any]]:
     """Of each of our median curves from the authors' of the same optimizer and kind of warm-up."""
     for (name, lr, warmup), ours in curves.groupby(["optimizer", "lr", "warmup"], observed=True):
@@ -130,7 +133,7 @@ def _distances(
                       & ((published.warmup > 0) == (warmup > 0)))  # fmt: skip
         kind = "with" if warmup else "without"
         yield distance(f"{style.mark(name).label}, {kind} warm-up, lr {lr:g}", "bits per token",
-                       (ours.step / steps, ours["median"]),
+                       (ours.step / whole, ours["median"]),
                        (theirs.fraction, theirs.train_loss))  # fmt: skip
 
 
@@ -152,13 +155,10 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 found.append(judging.inconclusive(claim, setting, reason))
                 continue
             seeds = int(part.groupby(["optimizer", "warmup"], observed=True).size().min())
-            if verdict := training.few(claim, setting, seeds):
-                found.append(verdict)
-                continue
             budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed,
                                         **_fixed(tidy, name)) for name in (SUBJECT, RIVAL)]  # fmt: skip
-            if refusal := fairness.gate(budgets):
-                found.append(judging.inconclusive(claim, setting, refusal, n=seeds, refused=True))
+            if verdict := training.refusal(claim, setting, seeds, budgets):
+                found.append(verdict)
                 continue
             judge = _alike if claim.id.endswith("alike") else _fails
             if judge is _fails and part.way.isna().any():
@@ -227,10 +227,10 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 ax = fig.add_subplot(grid[row, column])
                 cell = pick(curves, (curves.lr == lr) & (curves.warmup == warmup))
                 theirs = pick(published, (published.warmup > 0) == (warmup > 0))
-                _panel(ax, cell, theirs, names, config["steps"])
+                _panel(ax, cell, theirs, names, config)
                 level = settings.context_free_loss.iloc[0]
                 ax.axhline(level, color="#555555", linewidth=0.8, linestyle=":")
-                many = f"{warmup:,} of {config['steps']:,} steps" if warmup else "no steps"
+                many = f"{warmup:,} of {config['whole']:,} steps" if warmup else "no steps"
                 ax.set_title(f"{chr(97 + row * len(warmups) + column)}  {many} of warm-up, lr {lr:g}",
                              loc="left")  # fmt: skip
                 ax.set_xlabel("training done (%)")
@@ -238,15 +238,18 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                     ax.set_ylabel("training loss (bits per token)")
         n = int(settings.n.min())
         corpus = config["corpus"]
-        stand_in = ", a generated stand-in for IWSLT14" if corpus == "numbers" else ""
+        stand_in, larger = "", ""
+        if corpus == "numbers":
+            stand_in, larger = ", a generated stand-in for IWSLT14", ", whose vocabulary is larger"
+        seeds = "seed, lines: its course" if n == 1 else "seeds, lines: medians, bands: quartiles"
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds, lines: medians, bands: quartiles; corpus "
+            (f"Scale {config['scale']}: n = {n} {seeds}; corpus "
              f"{corpus}{stand_in}; width {config['width']}, {config['layers']} + "
              f"{config['layers']} layers, {config['max_tokens']:,} tokens a batch."),
             ("(μ, ν) = (0.9, 0.98), weight decay 1e-4, label smoothing 0.1, "
              f"dropout {config['dropout']:g}. Dotted: the best that looks at no context, here."),
             ("Faint: the authors' single runs on IWSLT14 (60,000 updates, 2,000 of warm-up or none, "
-             "lr 3e-4), whose vocabulary is larger:"),
+             f"lr 3e-4){larger}:"),
             "compare the shapes, not the heights, unless the corpus is theirs.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
@@ -264,17 +267,20 @@ def _legend(fig: Figure, names: Sequence[str], top: float) -> None:
 
 
 def _panel(
-    ax: Axes, cell: pd.DataFrame, theirs: pd.DataFrame, names: Sequence[str], steps: int
+    ax: Axes, cell: pd.DataFrame, theirs: pd.DataFrame, names: Sequence[str], config: Config
 ) -> None:
+    done = config["steps"] / config["whole"]
+    theirs = pick(theirs, theirs.fraction <= done)
     for name in names:
         look = style.mark(name)
         part = pick(theirs, theirs.optimizer == name)
         ax.plot(100 * part.fraction, part.train_loss, color=look.colour, linewidth=0.7, alpha=0.55,
                 zorder=2)  # fmt: skip
         mine = pick(cell, cell.optimizer == name).sort_values("step")
-        x = 100 * mine.step / steps
+        x = 100 * mine.step / config["whole"]
         ax.plot(x, mine["median"], color=look.colour, linestyle=look.linestyle,
                 linewidth=look.width, zorder=4 - 0.1 * look.width)  # fmt: skip
         ax.fill_between(x, mine.q1, mine.q3, color=look.colour, alpha=0.15, linewidth=0)
-    ax.set_xlim(0, 100)
-    ax.set_ylim(0, float(np.nanmax([11.0, cell.q3.max()])) + 0.3)
+    ax.set_xlim(0, 100 * done)
+    low = 0.0 if done == 1 else np.nanmin([theirs.train_loss.min(), cell.q1.min()]) - 0.3
+    ax.set_ylim(low, float(np.nanmax([11.0, cell.q3.max()])) + 0.3)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from runners import record
 from runners.config import ConfigError
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, judging
 from scripts.figures import style, targets, training
 from scripts.figures.training import KEY, pick
 from scripts.judging import Verdict
@@ -124,26 +124,18 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             settled.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
             continue
         budgets = [training.budget(name, found, chosen, config["steps"]) for name in compared]
-        text = fairness.budget_text(budgets)
-        if verdict := training.few(claim, SETTING, len(wide)):
+        if verdict := training.refusal(claim, SETTING, len(wide), budgets):
             settled.append(verdict)
             continue
-        if refusal := fairness.gate(budgets):
-            settled.append(judging.inconclusive(claim, SETTING, refusal, n=len(wide), budget=text,
-                                               refused=True))  # fmt: skip
-            continue
-        ahead = {name: statistics.mean_interval(wide[name] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
-                 for name in rivals}  # fmt: skip
         best = min(rivals, key=lambda name: tuned[name])
+        gains = {name: wide[name] - wide[SUBJECT] for name in rivals}
         told = ", ".join(f"{style.mark(o).label} {10 ** wide[o].mean():.3g}" for o in compared)
         settled.append(
             judging.judge(
                 claim,
                 SETTING,
-                budget=text,
-                p_for=max(a.p_above(0) for a in ahead.values()),
-                p_against=ahead[best].p_below(0),
-                effect=ahead[best],
+                budget=fairness.budget_text(budgets),
+                **training.lead(gains, best, BOOTSTRAP_SEED),
                 effect_unit=f"powers of ten below {style.mark(best).label}'s loss",
                 sentence=f"Loss after {config['steps']:,} steps over that at the start, geometric "
                 f"means: {told}.",

@@ -5,13 +5,13 @@
 # pyright: reportGeneralTypeIssues=false
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from scripts import claims, judging, statistics
+from scripts import claims, fairness, judging, statistics
 from scripts.fairness import Budget
 
 CLASSES = 10  # of cifar10, mnist and digits
@@ -96,6 +96,31 @@ def stand_in(values: Any) -> str:
     """A note for the figure where the data are not the paper's."""
     name = values["task"]["dataset"]
     return "" if name == "cifar10" else f" · data: {name}, a stand-in for CIFAR-10"
+
+
+def refusal(
+    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget]
+) -> judging.Verdict | None:
+    """The verdict where there are too few seeds for one, or the chances were not equal."""
+    if (verdict := few(claim, setting, seeds)) or not (reason := fairness.gate(budgets)):
+        return verdict
+    return judging.inconclusive(claim, setting, reason, n=seeds,
+                                budget=fairness.budget_text(budgets), refused=True)  # fmt: skip
+
+
+def lead(gains: Mapping[str, pd.Series], best: str, bootstrap_seed: int) -> dict[str, Any]:
+    """Is the subject ahead of every rival? ``gains``: on each of them, seed by seed.
+
+    Against it counts that it is behind ``best``, the rival that was so when the learning rates were
+    chosen, on other seeds.
+    """
+    ahead = {rival: statistics.mean_interval(gain, seed=bootstrap_seed)
+             for rival, gain in gains.items()}  # fmt: skip
+    return {
+        "p_for": max(interval.p_above(0) for interval in ahead.values()),
+        "p_against": ahead[best].p_below(0),
+        "effect": ahead[best],
+    }
 
 
 def few(claim: claims.Claim, setting: str, seeds: int) -> judging.Verdict | None:
