@@ -233,7 +233,6 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 many = f"{warmup:,} of {config['whole']:,} steps" if warmup else "no steps"
                 ax.set_title(f"{chr(97 + row * len(warmups) + column)}  {many} of warm-up, lr {lr:g}",
                              loc="left")  # fmt: skip
-                ax.set_xlabel("training done (%)")
                 if column == 0:
                     ax.set_ylabel("training loss (bits per token)")
         n = int(settings.n.min())
@@ -271,16 +270,18 @@ def _panel(
 ) -> None:
     done = config["steps"] / config["whole"]
     theirs = pick(theirs, theirs.fraction <= done)
+    unit = 100 if done == 1 else config["whole"]
+    ax.set_xlabel("training done (%)" if done == 1 else f"steps, of {unit:,}")
     for name in names:
         look = style.mark(name)
         part = pick(theirs, theirs.optimizer == name)
-        ax.plot(100 * part.fraction, part.train_loss, color=look.colour, linewidth=0.7, alpha=0.55,
+        ax.plot(unit * part.fraction, part.train_loss, color=look.colour, linewidth=0.7, alpha=0.55,
                 zorder=2)  # fmt: skip
         mine = pick(cell, cell.optimizer == name).sort_values("step")
-        x = 100 * mine.step / config["whole"]
+        x = unit * mine.step / config["whole"]
         ax.plot(x, mine["median"], color=look.colour, linestyle=look.linestyle,
                 linewidth=look.width, zorder=4 - 0.1 * look.width)  # fmt: skip
         ax.fill_between(x, mine.q1, mine.q3, color=look.colour, alpha=0.15, linewidth=0)
-    ax.set_xlim(0, 100 * done)
+    ax.set_xlim(0, unit * done)
     low = 0.0 if done == 1 else np.nanmin([theirs.train_loss.min(), cell.q1.min()]) - 0.3
     ax.set_ylim(low, float(np.nanmax([11.0, cell.q3.max()])) + 0.3)
