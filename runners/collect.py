@@ -43,7 +43,7 @@ def collect(
     for job, found in zip(jobs, records, strict=True):
         if found is None:
             raise ConfigError(
-                f"{job.config.label} ({job.config.key}) is not finished; "
+                f"{job.label} ({job.config.key}) is not finished; "
                 f"run the sweep first: python -m runners.run -m {' '.join(overrides)}"
             )
     return tidy_table([found for found in records if found], experiment)

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         line = record.read_last_line(job.config.folder) or {}
         where = f", {waiting[job.config.key]}" if job.config.key in waiting else ""
-        print(f"{name}: {job.config.label}, step {line.get('step', 0)}, {job.config.folder}{where}")
+        print(f"{name}: {job.label}, step {line.get('step', 0)}, {job.config.folder}{where}")
         if name == record.FAILED:
             print(line.get("traceback", "").rstrip())
     return 0 if all(name in record.FINISHED for name in states) else 1

@@ -46,14 +46,17 @@ from runners.run import RUNNING, check_results_dir, run
 MISSING = "missing"
 AGAIN = "the same command goes on from here"
 POLL_SECONDS = 0.5
+LONGEST_VALUE = 24  # in a label
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: the overrides that a launcher gets, and what they resolve to."""
+    """One run of a sweep: the overrides that a launcher gets, what they resolve to, and a label for
+    people, in which the runs of a sweep differ."""
 
     overrides: tuple[str, ...]
     config: RunConfig
+    label: str
 
 
 def plan(overrides: Sequence[str]) -> list[Job]:
@@ -87,13 +90,31 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
     resolve_job = _Resolver()
+    several = _several(products)
     jobs: dict[str, Job] = {}
     for product in products:
         for values in itertools.product(*product.values()):
             job = tuple(f"{k}={v}" for k, v in zip(product, values, strict=True))
             config = resolve_job(job)
-            jobs.setdefault(config.key, Job(job, config))
+            more = [_short(k, v) for k, v in zip(product, values, strict=True) if k in several]
+            jobs.setdefault(config.key, Job(job, config, " ".join([config.label, *more])))
     return tuple(jobs.values())
+
+
+def _several(products: Sequence[dict[str, list[str]]]) -> set[str]:
+    """The keys that take several values, without those that the label of a run names."""
+    values: dict[str, set[str]] = {}
+    for product in products:
+        for key, some in product.items():
+            values.setdefault(key, set()).update(some)
+    named = ("task", "optimizer", "optimizer.lr")
+    return {key for key, some in values.items() if len(some) > 1 and key not in named}
+
+
+def _short(key: str, value: str) -> str:
+    if len(value) > LONGEST_VALUE:
+        value = value[: LONGEST_VALUE - 3] + "..."
+    return f"{key.rpartition('.')[2]}={value}"
 
 
 def state(config: RunConfig) -> str:
@@ -183,7 +204,7 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
     answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
     refused = [(job, answer) for job, answer in answers if isinstance(answer, ConfigError)]
     for job, answer in refused:
-        print(f"{job.config.label}: {answer}", file=sys.stderr)
+        print(f"{job.label}: {answer}", file=sys.stderr)
     return [job for job, _ in refused]
 
 
@@ -219,7 +240,7 @@ def _report(jobs: list[Job]) -> int:
         if states[job.config.key] not in record.FINISHED:
             line = record.read_last_line(job.config.folder) or {}
             reason = (line.get("traceback") or "").strip().rpartition("\n")[2]
-            print(f"  {states[job.config.key]}: {job.config.label} {job.config.folder} {reason}")
+            print(f"  {states[job.config.key]}: {job.label} {job.config.folder} {reason}")
     return 0 if all(s in record.FINISHED for s in states.values()) else 1
 
 
@@ -232,7 +253,6 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
     terminal = sys.stderr.isatty()
     bar = tqdm(total=len(jobs), desc="sweep", unit="run", disable=not terminal)
     waiting = list(jobs)
-    several_lengths = len({job.config.values["steps"] for job in jobs}) > 1
     start = time.monotonic()
     before = {job.config.key: record.version(job.config.folder) for job in jobs}
 
@@ -248,9 +268,7 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
             if not terminal:
                 count = f"[{len(jobs) - len(waiting)}/{len(jobs)}]"
                 minutes, seconds = divmod(int(time.monotonic() - start), 60)
-                steps = f" steps={job.config.values['steps']:,}" if several_lengths else ""
-                label = job.config.label + steps
-                print(f"{minutes}:{seconds:02} {count} {label}: {status}", flush=True)
+                print(f"{minutes}:{seconds:02} {count} {job.label}: {status}", flush=True)
 
     def loop() -> None:
         while not done.wait(POLL_SECONDS):

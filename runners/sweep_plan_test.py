@@ -69,3 +69,13 @@ def test_an_experiment_keeps_its_task():
         with pytest.raises(ConfigError, match=message):
             plan(["experiment=iwslt_warmup", "scale=smoke", f"task={other}"])
     assert plan(["experiment=iwslt_warmup", "scale=smoke", "task=iwslt_transformer"])
+
+
+def test_the_labels_of_a_sweep_tell_its_runs_apart():
+    labels = [job.label for job in plan(["experiment=iwslt_warmup", "scale=smoke"])]
+    assert len(set(labels)) == len(labels) == 8
+    assert "iwslt_transformer adam lr=0.001 warmup=4 seed=1" in labels
+    (alone,) = plan(["task=rosenbrock", "optimizer=adam", "seed=3"])
+    assert alone.label == "rosenbrock adam lr=0.001"
+    (one, _) = plan(["task=rosenbrock", "task.sigma=[0,0.01,0.02,0.03,0.04,0.05],0.1"])
+    assert one.label.endswith(" sigma=[0,0.01,0.02,0.03,0.0...")

@@ -19,7 +19,7 @@ NAMED = 3  # so many cases of a fault are named, the others counted
 
 def unfinished(jobs: Sequence[Job], records: Sequence[Record | None]) -> list[str]:
     """Runs that are missing or did not end, as one fault."""
-    missing = [f"{job.config.label} ({job.config.key})"
+    missing = [f"{job.label} ({job.config.key})"
                for job, found in zip(jobs, records, strict=True) if found is None]  # fmt: skip
     return [f"{len(missing)} of {len(jobs)} runs not finished: {_some(missing)}"] if missing else []
 
