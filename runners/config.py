@@ -262,7 +262,7 @@ def _check_hyper_parameter(name: str, key: str, value: Any) -> None:
     """The bounds that all optimizers share; each checks its own further arguments itself."""
     if key in ("lr", "eps", "weight_decay") and not (_is_number(value) and 0 <= value < math.inf):
         raise ConfigError(f"{name}={value}: a finite number >= 0 expected")
-    if key == "fused" and not (value is None or isinstance(value, bool)):
+    if key == "fused" and type(value) not in (bool, type(None)):
         raise ConfigError(f"{name}={value}: true, false or null expected")
     if key == "momentum" and not (_is_number(value) and 0 <= value < 1):
         raise ConfigError(f"{name}={value}: a number in [0, 1) expected")

@@ -78,14 +78,11 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     for claim in claims.claims_of(EXPERIMENT):
         for lr in sorted(stays.lr.unique()):
             setting = f"lr {lr:g}"
-            if verdict := training.few(claim, setting, seeds):
-                found.append(verdict)
-                continue
             part = pick(stays, stays.lr == lr)
             budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed)
                        for name in (SUBJECT, "adam")]  # fmt: skip
-            if refusal := fairness.gate(budgets):
-                found.append(judging.inconclusive(claim, setting, refusal, n=seeds, refused=True))
+            if verdict := training.refusal(claim, setting, seeds, budgets):
+                found.append(verdict)
                 continue
             wide = part.pivot(index="seed", columns=["optimizer", "beta2"], values="stay")
             judge = _adam_leaves if claim.id.endswith("adam") else _stable_everywhere

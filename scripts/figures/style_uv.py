@@ -56,18 +56,13 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     us, vs = sorted(report.beta1.unique()), sorted(report.beta2.unique())
     settled = []
     for claim in claims.claims_of(EXPERIMENT):
-        if verdict := training.few(claim, SETTING, n):
-            settled.append(verdict)
-            continue
         names, budgets = _compared(claim.id), []
         for name in names:
             cells = pick(chosen, _cells_of(claim.id, chosen, vs))
             budget = training.budget(name, found, cells, config["steps"])
             budgets.append(replace(budget, fixed={}))  # the betas are what is varied
-        text = fairness.budget_text(budgets)
-        if refusal := fairness.gate(budgets):
-            settled.append(judging.inconclusive(claim, SETTING, refusal, n=n, budget=text,
-                                               refused=True))  # fmt: skip
+        if verdict := training.refusal(claim, SETTING, n, budgets):
+            settled.append(verdict)
             continue
         if claim.id == "style_uv_beyond":
             beyond = pick(report, _cells_of(claim.id, report, vs))
@@ -92,7 +87,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             judging.judge(
                 claim,
                 SETTING,
-                budget=text,
+                budget=fairness.budget_text(budgets),
                 p_for=gap.p_above(0),
                 p_against=gap.p_below(0),
                 effect=gap,

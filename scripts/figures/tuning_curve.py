@@ -19,7 +19,7 @@ from scripts import claims, fairness, judging, statistics, tuning
 from scripts.claims import SMALL_BUDGET
 from scripts.fairness import Budget
 from scripts.figures import style
-from scripts.figures.training import few, pick
+from scripts.figures.training import pick, refusal
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -75,16 +75,11 @@ def verdicts(
     found = []
     for claim in claims.claims_of(experiment):
         seeds = report[SUBJECT].shape[1]
-        if verdict := few(claim, SETTING, seeds):
+        if verdict := refusal(claim, SETTING, seeds, given):
             found.append(verdict)
             continue
         k = min(SMALL_BUDGET, budgets[-1]) if claim.id.endswith("small_budget") else budgets[-1]
         place = budgets.index(k)
-        text = fairness.budget_text(given)
-        if reason := fairness.gate(given):
-            found.append(judging.inconclusive(claim, SETTING, reason, n=seeds, budget=text,
-                                             refused=True))  # fmt: skip
-            continue
         gap = tuning.difference(RIVAL, SUBJECT, means, draws, place, len(tune[SUBJECT]))
         each = ", ".join(
             f"{label} {judging.number(float(means[name][place]))}"
@@ -98,7 +93,7 @@ def verdicts(
                 p_against=gap.p_below(0),
                 effect=gap,
                 effect_unit=f"{unit} saved (Adam − LaProp, best of {k} of {gap.n} trials)",
-                budget=text,
+                budget=fairness.budget_text(given),
                 sentence=f"Expected {unit} of the best of {k} trials: {each}.",
             )
         )

@@ -59,9 +59,6 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     (seeds,) = {int(n) for n in tables["plane"].n}
     found = []
     for claim in claims.claims_of(EXPERIMENT):
-        if verdict := training.few(claim, SETTING, seeds):
-            found.append(verdict)
-            continue
         beyond = claim.id.endswith("beyond")
         part = pick(report, report.beyond == beyond)
         share = part.groupby(["optimizer", "seed"], observed=True)["trained"].mean().unstack(0)
@@ -69,10 +66,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         # no ranking of losses, but of how many cells train: an edge of the grid hides nothing
         budgets = [training.budget(o, outcomes, tables["tuning"].assign(on_edge=False),
                                    config["steps"]) for o in (SUBJECT, RIVAL)]  # fmt: skip
-        text = fairness.budget_text(budgets)
-        if refusal := fairness.gate(budgets):
-            found.append(judging.inconclusive(claim, SETTING, refusal, n=seeds, budget=text,
-                                              refused=True))  # fmt: skip
+        if verdict := training.refusal(claim, SETTING, seeds, budgets):
+            found.append(verdict)
             continue
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
         where = "μ > √ν" if beyond else "μ ≤ √ν"
@@ -85,7 +80,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             judging.judge(
                 claim,
                 SETTING,
-                budget=text,
+                budget=fairness.budget_text(budgets),
                 p_for=p_for,
                 p_against=p_against,
                 effect=gap,
