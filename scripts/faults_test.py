@@ -66,7 +66,7 @@ def test_a_removed_run_takes_the_verdicts_back_and_no_file_away(results, capsys)
     before = (results / EXPERIMENT / "smoke" / "uv_plane.csv").exists()
     assert figures.main([EXPERIMENT, *overrides(results)]) == 2
     assert (
-        f"1 of 24 runs not finished: deep_fc laprop lr=0.0001 ({gone.name})"
+        f"1 of 24 runs not finished: deep_fc laprop lr=0.0001 u=0.5 v=0.99 ({gone.name})"
         in capsys.readouterr().err
     )
     for page in pages(results):
