@@ -64,6 +64,18 @@ def test_warmup(table, fails, alike):
     assert found["iwslt_warmup_alike"].verdict == alike
 
 
+def test_without_runs_with_warm_up_nobody_knows_which_trained():
+    tidy = warmup_table(adam_without=5.5)
+    tidy = tidy[tidy.warmup == 0]
+    tables = iwslt_warmup.tables(tidy, CONFIG)
+    unknown = ["left", "trained", "fraction", "fraction_low", "fraction_high"]
+    assert tables["settings"][unknown].isna().all(axis=None)
+    assert tables["final"][["way", "left", "trained"]].isna().all(axis=None)
+    assert {v.verdict for v in iwslt_warmup.verdicts(tidy, tables, CONFIG)} == {
+        judging.INCONCLUSIVE
+    }
+
+
 @pytest.mark.parametrize("context_free", [10.0, 10.2])
 def test_runs_that_end_as_the_authors_do_support_the_claim(context_free):
     table = warmup_table(

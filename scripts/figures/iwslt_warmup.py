@@ -80,14 +80,16 @@ def _by_text(column: pd.Series) -> dict[str, float]:
 def finals(found: pd.DataFrame) -> pd.DataFrame:
     """The last row of each run, its way, whether it trained, and whether it has left the plateau.
 
-    The way is NaN where runs with warm-up are missing or gain less than ROOM.
+    The way is NaN where runs with warm-up are missing or gain less than ROOM, and then nobody knows
+    whether a run trained.
     """
     last = found.sort_values("step").groupby("run", observed=True).tail(1)
     lr = last.lr.astype(float)
     ends = pick(last, last.warmup > 0).groupby(lr).value.mean()
     gained, room = last.context_free - last.value, last.context_free - lr.map(ends)
     way = gained / room.where(room >= ROOM)
-    return last.assign(way=way, trained=way >= TRAINED, left=way >= LEFT)
+    trained, left = ((way >= part).where(way.notna()) for part in (TRAINED, LEFT))
+    return last.assign(way=way, trained=trained, left=left)
 
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
@@ -100,13 +102,14 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     rows = []
     for key, cell in final.groupby(["optimizer", "lr", "warmup"], observed=True):
         name, lr, warmup = key  # type: ignore[misc]
-        trained, n = int(cell.trained.sum()), len(cell)
-        low, high = statistics.wilson_interval(trained, n)
+        n, known = len(cell), cell.way.notna().all()
+        trained = int(cell.trained.sum()) if known else np.nan
+        low, high = statistics.wilson_interval(trained, n) if known else (np.nan, np.nan)
         theirs = pick(published, (published.optimizer == name)
                       & ((published.warmup > 0) == (warmup > 0))
                       & (published.fraction > 0.9 * done) & (published.fraction <= done))  # fmt: skip
         rows.append({"optimizer": name, "lr": lr, "warmup": warmup, "n": n,
-                     "mean_loss": cell.value.mean(), "left": int(cell.left.sum()),
+                     "mean_loss": cell.value.mean(), "left": int(cell.left.sum()) if known else np.nan,
                      "trained": trained, "fraction": trained / n,
                      "fraction_low": low, "fraction_high": high,
                      "context_free_loss": cell.context_free.iloc[0],
@@ -178,7 +181,7 @@ def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
 def _fails(part: pd.DataFrame) -> dict[str, Any]:
     """Without warm-up, does LaProp train for seeds for which Adam stays on the plateau?"""
     none = pick(part, part.warmup == 0)
-    trains, left = (none.pivot(index="seed", columns="optimizer", values=v)
+    trains, left = (none.pivot(index="seed", columns="optimizer", values=v).astype(bool)
                     for v in ("trained", "left"))  # fmt: skip
     mean = none.groupby("optimizer", observed=True).value.mean()
     both = trains[SUBJECT], left[RIVAL]
