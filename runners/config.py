@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,9 +202,11 @@ def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    _check(values)
+    _check(values, _flags(names["optimizer"]))
     values["seeds"] = _seeds(values["seed"], values["seeds"], values.pop("tuning_seeds"))
     identity = {key: values[key] for key in IDENTITY} | {"device": values["device"]}
+    # what is null is as if it were not there, so that runs outlive a new key of their optimizer
+    identity["optimizer"] = {k: v for k, v in values["optimizer"].items() if v is not None}
     text = json.dumps(_canonical(identity), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return RunConfig(key, names, values)
@@ -224,7 +226,15 @@ def _seeds(seed: int, seeds: int | list[int], tuning_seeds: int) -> list[int]:
     return reporting + list(range(TUNING_SEEDS_START, TUNING_SEEDS_START + tuning_seeds))
 
 
-def _check(values: dict[str, Any]) -> None:
+@functools.cache
+def _flags(optimizer: str) -> frozenset[str]:
+    """The keys of an optimizer that are true or false in its YAML."""
+    path = CONF / "optimizer" / f"{optimizer}.yaml"
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    return frozenset(key for key, value in defaults.items() if isinstance(value, bool))
+
+
+def _check(values: dict[str, Any], flags: Collection[str]) -> None:
     for key, allowed in CHOICES.items():
         if values[key] not in allowed:
             raise ConfigError(f"{key}={values[key]}: one of {', '.join(allowed)} expected")
@@ -244,6 +254,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigError(f"force={values['force']}: true or false expected")
     for key, value in values["optimizer"].items():
         _check_hyper_parameter(f"optimizer.{key}", key, value)
+        if key in flags and not isinstance(value, bool):
+            raise ConfigError(f"optimizer.{key}={value}: true or false expected")
 
 
 def _check_seeds(seeds: Any) -> None:

@@ -25,6 +25,8 @@ def key(*overrides):
         ),
         (["experiment=rosenbrock_noise", "tuning_step=1"], ["did you mean tuning_steps"]),
         (["optimizer.fused=1"], ["optimizer.fused=1", "true, false or null"]),
+        (["optimizer.amsgrad=no"], ["optimizer.amsgrad=no", "true or false"]),
+        (["optimizer=sgd", "optimizer.nesterov=1"], ["optimizer.nesterov=1", "true or false"]),
         (["step=1"], ["step: unknown key", "did you mean steps"]),
         (["nonsense"], ["nonsense", "key=value expected"]),
         (["optimizer=adam,laprop"], ["optimizer=adam,laprop", "add -m"]),

@@ -9,6 +9,7 @@ records, never from the launcher.
 import functools
 import itertools
 import json
+import re
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ MISSING = "missing"
 AGAIN = "the same command goes on from here"
 POLL_SECONDS = 0.5
 LONGEST_VALUE = 24  # in a label
+FROM_SCALE = re.compile(r"\$\{scales\.\$\{scale\}\.(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -90,30 +92,33 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
     resolve_job = _Resolver()
-    several = _several(products)
+    several = functools.cache(lambda optimizer: _several(products, optimizer))
     jobs: dict[str, Job] = {}
     for product in products:
         for values in itertools.product(*product.values()):
             job = tuple(f"{k}={v}" for k, v in zip(product, values, strict=True))
             config = resolve_job(job)
-            more = [_short(k, v) for k, v in zip(product, values, strict=True) if k in several]
-            jobs.setdefault(config.key, Job(job, config, " ".join([config.label, *more])))
+            chosen = dict(zip(product, values, strict=True))
+            keys = several(chosen.get("optimizer"))
+            apart = [_short(key, value) for key, value in chosen.items() if key in keys]
+            jobs.setdefault(config.key, Job(job, config, " ".join([config.label, *apart])))
     return tuple(jobs.values())
 
 
-def _several(products: Sequence[dict[str, list[str]]]) -> set[str]:
-    """The keys that take several values, without those that the label of a run names."""
-    values: dict[str, set[str]] = {}
-    for product in products:
-        for key, some in product.items():
-            values.setdefault(key, set()).update(some)
+def _several(products: Sequence[dict[str, list[str]]], optimizer: str | None) -> set[str]:
+    """The keys that take several values among the runs of an ``optimizer``, without those that the
+    label of a run names; where a product leaves a key as it is, that is a value of its own."""
+    mine = [p for p in products if optimizer is None or optimizer in p.get("optimizer", ())]
+    keys = {key for product in mine for key in product}
+    values = {key: {v for product in mine for v in product.get(key, ("",))} for key in keys}
     named = ("task", "optimizer", "optimizer.lr")
     return {key for key, some in values.items() if len(some) > 1 and key not in named}
 
 
 def _short(key: str, value: str) -> str:
     if len(value) > LONGEST_VALUE:
-        value = value[: LONGEST_VALUE - 3] + "..."
+        half = (LONGEST_VALUE - 3) // 2
+        value = f"{value[:half]}...{value[-half:]}"
     return f"{key.rpartition('.')[2]}={value}"
 
 
@@ -331,6 +336,10 @@ def _values(override: Override) -> list[str]:
 
 def _sweeps(cfg: DictConfig) -> list[dict[str, list[str]]]:
     resolved: Any = OmegaConf.to_container(cfg.sweeps, resolve=True)
+    for name, sweep in resolved.items():
+        for key, values in sweep.items():
+            if not isinstance(values, list):
+                raise ConfigError(f"sweeps.{name}.{key}={values}: a list of values expected")
     return [
         {key: [_text(value) for value in values] for key, values in sweep.items()}
         for sweep in resolved.values()
@@ -342,13 +351,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _other_values(key: str, value: str, base: DictConfig) -> str:
-    """Where a swept key takes its values from, for one who wants others."""
-    name = key.rpartition(".")[2]
-    for place, text in ((name, value), (f"{name}s", f"[{value}]")):
-        if place in (base.get("scales") or {}).get(base.scale, {}):
-            return f"; other values: scales.{base.scale}.{place}={text}"
-    return ""
+def _other_values(key: str, values: Sequence[str], base: DictConfig) -> str:
+    """Where the sweeps take a key's values from, for one who wants others."""
+    written: Any = OmegaConf.to_container(base.sweeps, resolve=False)
+    text = ",".join(value.replace(" ", "") for value in values)
+    places: dict[str, None] = {}
+    for entry in (sweep[key] for sweep in written.values() if key in sweep):
+        if found := FROM_SCALE.fullmatch(str(entry)):
+            places[f"scales.{base.scale}.{found[1]}=[{text}]"] = None
+        elif isinstance(entry, list) and len(values) == 1:
+            places |= {f"scales.{base.scale}.{found[1]}={text}": None
+                       for item in entry if (found := FROM_SCALE.fullmatch(str(item)))}  # fmt: skip
+    return f"; other values: {' or '.join(places)}" if places else ""
 
 
 def _narrow(
@@ -362,7 +376,7 @@ def _narrow(
             if swept and value not in swept:
                 raise ConfigError(
                     f"{key}={value}: the experiment sweeps {key}"
-                    f"{hint(value, list(dict.fromkeys(swept)))}{_other_values(key, value, base)}"
+                    f"{hint(value, list(dict.fromkeys(swept)))}{_other_values(key, values, base)}"
                 )
     narrowed = []
     for sweep in sweeps:

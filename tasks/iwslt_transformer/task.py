@@ -7,6 +7,7 @@ here it is drawn without padding. The learning rate is the schedule's (``polynom
 """
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from tasks.iwslt_transformer.corpus import load
 from tasks.iwslt_transformer.loss import smoothed_loss
 from tasks.iwslt_transformer.model import Shape, Transformer
 from tasks.task import Task
+
+# torch and oneDNN keep each kernel of half precision with its memory, by shape, 1,024 of them. Batches
+# have hundreds of shapes; by that a process grows to several times what an update needs.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "32")
 
 BITS = 1 / math.log(2)
 EVALUATION_TOKENS = 4096
