@@ -133,7 +133,7 @@ def long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
 def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in group.items():
-        if name.startswith("_"):
+        if name.startswith("_") or value is None:
             continue
         if name == "betas":
             found |= {"beta1": value[0], "beta2": value[1]}

@@ -19,6 +19,7 @@ results of quick scale were known; there it takes LaProp's lead away.
 # pyright: reportGeneralTypeIssues=false
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -34,6 +35,7 @@ from scripts.figures import style, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 from scripts.published import distance
+from scripts.stand_ins import IWSLT14
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -181,7 +183,7 @@ def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
 def _fails(part: pd.DataFrame) -> dict[str, Any]:
     """Without warm-up, does LaProp train for seeds for which Adam stays on the plateau?"""
     none = pick(part, part.warmup == 0)
-    trains, left = (none.pivot(index="seed", columns="optimizer", values=v).astype(bool)
+    trains, left = (none.pivot(index="seed", columns="optimizer", values=v).dropna().astype(bool)
                     for v in ("trained", "left"))  # fmt: skip
     mean = none.groupby("optimizer", observed=True).value.mean()
     both = trains[SUBJECT], left[RIVAL]
@@ -216,11 +218,12 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     """A row for each learning rate; without warm-up left, with warm-up right."""
     curves, settings = tables["curves"], tables["settings"]
     lrs, warmups = sorted(curves.lr.unique()), sorted(curves.warmup.unique())
+    kinds = " and ".join("with" if warmup else "without" for warmup in warmups)
     names, published = style.in_order(curves.optimizer), published_curves()
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 1.75 + 2.6 * len(lrs)))
         height = fig.get_figheight()
-        fig.text(0.01, 1 - 0.08 / height, "A translation transformer, without and with warm-up",
+        fig.text(0.01, 1 - 0.08 / height, f"A translation transformer, {kinds} warm-up",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
         _legend(fig, names, 1 - 0.3 / height)
         grid = fig.add_gridspec(len(lrs), len(warmups), left=0.08, right=0.975, wspace=0.16,
@@ -243,6 +246,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         stand_in, larger = "", ""
         if corpus == "numbers":
             stand_in, larger = ", a generated stand-in for IWSLT14", ", whose vocabulary is larger"
+        elif Path(corpus).name != IWSLT14:
+            stand_in = ", a stand-in for IWSLT14"
         seeds = "seed, lines: its course" if n == 1 else "seeds, lines: medians, bands: quartiles"
         fig.text(0.01, 0.06 / height, "\n".join([
             (f"Scale {config['scale']}: n = {n} {seeds}; corpus "
