@@ -329,7 +329,7 @@ BAD_ARGUMENTS = {
     "task.start=[0]": "task.start=[0]: a list of two coordinates expected",
     "task.tol=-1": "task.tol=-1: a number > 0 expected",
     "task.path=5": "task.path=5: true or false expected",
-    "optimizer.amsgrad=5": "optimizer.amsgrad must be True or False, but is 5",
+    "optimizer.amsgrad=5": "optimizer.amsgrad=5: true or false expected",
     "+foo=1": "'+foo=1': keys are changed, not added or removed",
     "~optimizer.lr": "'~optimizer.lr': keys are changed",
 }
