@@ -2,8 +2,17 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import open_dict
 
-from runners.config import ROOT, TUNING_SEEDS_START, ConfigError, compose_config, resolve
+from runners.config import (
+    ROOT,
+    TUNING_SEEDS_START,
+    ConfigError,
+    compose_config,
+    resolve,
+    resolve_values,
+    without_hydra,
+)
 
 
 def key(*overrides):
@@ -88,3 +97,12 @@ def test_planning_needs_no_torch():
         "import sys, runners.run, runners.sweep, runners.status; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_new_key_of_an_optimizer_that_is_null_leaves_its_runs_their_names():
+    cfg, names = without_hydra(compose_config(["optimizer=adam"]))
+    assert cfg.optimizer.fused is None
+    with open_dict(cfg):
+        del cfg.optimizer.fused
+    assert resolve_values(cfg, names).key == key("optimizer=adam")
+    assert key("optimizer=adam", "optimizer.fused=false") != key("optimizer=adam")
