@@ -62,6 +62,14 @@ class Arguments(ctypes.Structure):
     ]
 
 
+def check(params: Sequence[Tensor]) -> None:
+    """Refuse, before any step, parameters that the kernel cannot reach, and a missing compiler."""
+    for param in params:
+        check_device(param)
+    if any(param.device.type == "cpu" for param in params):
+        _compiler()
+
+
 def check_device(param: Tensor) -> None:
     """Refuse what the kernel cannot reach: other devices, number types and tensor subclasses."""
     if param.device.type not in ("cpu", "cuda") or torch.version.hip and param.is_cuda:
@@ -208,12 +216,7 @@ def _lazy(table: list[Tensor]) -> bool:
 
 @functools.cache
 def _cpu_kernel(scalar: int, amsgrad: bool, centered: bool) -> Callable[..., None]:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
-        raise RuntimeError(
-            "fused=True on a CPU needs a C++ compiler, and none of "
-            f"$CXX, {', '.join(COMPILERS)} is here: install one, or use fused=False"
-        )
+    compiler = _compiler()
     command = [*compiler.split(), *FLAGS, *_defines(scalar, amsgrad, centered), str(SOURCE)]
     key = hashlib.sha256(
         "\n".join([*command, _compiler_version(compiler), _processor()]).encode()
@@ -240,21 +243,28 @@ def _cpu_kernel(scalar: int, amsgrad: bool, centered: bool) -> Callable[..., Non
     return kernel
 
 
+def _compiler() -> str:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise RuntimeError(
+            "fused=True on a CPU needs a C++ compiler, and none of "
+            f"$CXX, {', '.join(COMPILERS)} is here: install one, or use fused=False"
+        )
+    if shutil.which((compiler.split() or [""])[0]) is None:
+        raise RuntimeError(
+            f"fused=True on a CPU needs a C++ compiler, but there is no $CXX={compiler!r} here: "
+            "install one, or use fused=False"
+        )
+    return compiler
+
+
 def _defines(scalar: int, amsgrad: bool, centered: bool) -> list[str]:
     return [f"-DSCALAR={scalar}", f"-DAMSGRAD={amsgrad:d}", f"-DCENTERED={centered:d}"]
 
 
 def _compiler_version(compiler: str) -> str:
-    try:
-        done = subprocess.run(
-            [*compiler.split(), "--version"], capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise RuntimeError(
-            f"fused=True on a CPU needs a C++ compiler, but $CXX={compiler!r} does not start "
-            f"({error.strerror}): install one, or use fused=False"
-        ) from None
-    return done.stdout
+    command = [*compiler.split(), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _processor() -> str:

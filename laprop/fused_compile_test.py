@@ -86,17 +86,22 @@ def test_a_library_appears_only_when_it_is_complete(own_cache, monkeypatch):
     assert seen == [[], []] and len(list(own_cache.glob("*.so"))) == 1
 
 
-def test_without_a_compiler_the_way_out_is_named(own_cache, monkeypatch):
+def test_without_a_compiler_the_way_out_is_named_before_any_step(own_cache, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*install one, or use fused="):
-        stepped(torch.zeros(2))
+    message = r"needs a C\+\+ compiler.*install one, or use fused="
+    with pytest.raises(RuntimeError, match=message):
+        LaProp([torch.zeros(2)], fused=True)
+    optimizer = LaProp([torch.zeros(2)])
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.add_param_group({"params": [torch.zeros(3)], "fused": True})
+    assert len(optimizer.param_groups) == 1  # the refused group is not half there
 
 
-def test_a_compiler_that_does_not_start_is_named(own_cache, monkeypatch):
+def test_a_compiler_that_is_not_there_is_named(own_cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RuntimeError, match=r"\$CXX='no-such-compiler' does not start"):
-        stepped(torch.zeros(2))
+    with pytest.raises(RuntimeError, match=r"there is no \$CXX='no-such-compiler' here"):
+        LaProp([torch.zeros(2)], fused=True)
 
 
 def test_a_compiler_that_fails_is_quoted(own_cache, monkeypatch):

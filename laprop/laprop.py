@@ -135,6 +135,12 @@ class LaProp(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group({**param_group, **_checked({**self.defaults, **param_group})})
+        if self.param_groups[-1]["fused"]:
+            try:
+                fused.check(self.param_groups[-1]["params"])
+            except RuntimeError:
+                self.param_groups.pop()
+                raise
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with the bias corrections c and d as numbers, as the authors save them.

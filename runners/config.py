@@ -310,7 +310,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         # those of the scales have the names of others, and are meant only where they are named
         keys = [k for k in known if k.startswith("scales.") == key.startswith("scales.")]
         if key not in keys and key not in groups() and not key.startswith("hydra"):
-            return ConfigError(f"{key}: unknown key" + _nearest_key(key, keys))
+            group = key.partition(".")[0]
+            of = [f" of {o.input_line}" for o in parse(overrides) if o.key_or_group == group]
+            return ConfigError(f"{key}: unknown key{''.join(of)}" + _nearest_key(key, keys))
     return ConfigError(" ".join(str(error).split()))
 
 

@@ -210,7 +210,9 @@ def _arguments_checked(group: str, values: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         cause = error.__cause__ or error  # hydra wraps what a constructor raises
-        if not isinstance(cause, TypeError | ValueError | ImportError | OSError):
+        # RuntimeError: fused optimizers say with it what the machine or the parameters lack
+        bad_input = (TypeError, ValueError, ImportError, OSError)
+        if not isinstance(cause, (*bad_input, RuntimeError) if group == "optimizer" else bad_input):
             raise
         text = " ".join(str(cause).split())
         name = re.match(r"\w*", text)

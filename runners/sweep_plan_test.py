@@ -60,6 +60,8 @@ def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
         plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=0.1", "steps=2500"])
     with pytest.raises(ConfigError, match="optimizer.lrr"):
         plan(["optimizer=adam,sgd", "optimizer.lrr=1,2"])
+    with pytest.raises(ConfigError, match="optimizer.fused: unknown key of optimizer=radam"):
+        plan(["optimizer=adam,radam", "optimizer.fused=true"])
 
 
 def test_an_experiment_keeps_its_task():

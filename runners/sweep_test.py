@@ -163,6 +163,46 @@ def test_interrupt_saves_and_goes_on_from_there(tmp_path, monkeypatch):
     assert table([job]) == table([other])
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "laprop", "sgd"])
+def test_the_fused_form_takes_the_same_path_and_goes_on_from_a_checkpoint(
+    tmp_path, monkeypatch, name
+):
+    from tasks.rosenbrock import Rosenbrock
+
+    def job(folder, fused):
+        lr = "1e-4" if name == "sgd" else "1e-2"
+        overrides = [f"optimizer={name}", f"optimizer.lr={lr}", f"optimizer.fused={fused}"]
+        return plan([*SMALL[:1], *overrides, *SMALL[3:], f"results_dir={tmp_path / folder}"])[0]
+
+    def distances(job):
+        return [row["distance"] for row in record.read_record(job.config.folder).rows]
+
+    plain, whole, stopped = job("plain", "false"), job("whole", "true"), job("stopped", "true")
+    assert run(plain.config) == run(whole.config) == "completed"
+    assert distances(whole)[-1] == pytest.approx(distances(plain)[-1], rel=1e-6)
+    assert distances(whole)[-1] != pytest.approx(distances(whole)[0], rel=1e-3)  # it moved
+    loss = Rosenbrock.loss
+
+    def interrupted(self):
+        if self.step == 31:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self)
+
+    monkeypatch.setattr(Rosenbrock, "loss", interrupted)
+    assert run(stopped.config) == "interrupted"
+    monkeypatch.undo()
+    assert run(stopped.config) == "completed"
+    assert distances(stopped) == distances(whole)
+
+
+def test_a_fused_form_without_a_compiler_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["optimizer=laprop", "optimizer.fused=true", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: optimizer.fused=True on a CPU needs a C++ compiler")
+    assert error.count("\n") == 1 and not list((tmp_path / "runs").iterdir())
+
+
 def test_files_for_people_are_there_after_an_evaluation_at_a_stop_and_at_the_end(
     tmp_path, monkeypatch, capsys
 ):

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scripts import claims, fairness, judging, statistics
 from scripts.figures import learning_curves, style
 from scripts.figures.learning_curves import PUBLISHED_EPS, WINDOW, eps_text
-from scripts.figures.training import few, pick
+from scripts.figures.training import pick, refusal
 from scripts.judging import Verdict
 from scripts.published import distance
 
@@ -89,17 +89,13 @@ def _compare(
     b: tuple[str, float], config: Config,
 ) -> Verdict:  # fmt: skip
     """Arm a against arm b; the same optimizer at two eps is asked for a difference of any sign."""
-    seeds = len(arms[a])
-    budgets = [fairness.untuned(name, config["steps"], arms[name, eps].seed, eps=eps)
+    seeds, same_optimizer = len(arms[a]), a[0] == b[0]
+    budgets = [fairness.untuned(name, config["steps"], arms[name, eps].seed,
+                                **({} if same_optimizer else {"eps": eps}))
                for name, eps in (a, b)]  # fmt: skip
-    same_optimizer = a[0] == b[0]
-    told = fairness.budget_text(budgets)
-    if not same_optimizer and (refusal := fairness.gate(budgets)):
-        return judging.inconclusive(claim, setting, refusal, n=seeds, budget=told, refused=True)
-    if not _reached(config):
-        reason = f"{config['agent_steps']:,} agent steps of the {WINDOW[1]:,} it takes"
-        return judging.inconclusive(claim, setting, reason, n=seeds, budget=told)
-    if verdict := few(claim, setting, seeds):
+    steps = config["agent_steps"]
+    short = "" if _reached(config) else f"{steps:,} agent steps of the {WINDOW[1]:,} it takes"
+    if verdict := refusal(claim, setting, seeds, budgets, short):
         return verdict
     difference = learning_curves.paired(arms[a], arms[b])
     base = float(statistics.interquartile_mean(arms[b].value))
@@ -112,7 +108,7 @@ def _compare(
     mine = float(statistics.interquartile_mean(arms[a].value))
     return judging.judge(
         claim, setting, p_for=p_for, p_against=p_against, effect=difference,
-        effect_unit="points a game", budget=told,
+        effect_unit="points a game", budget=fairness.budget_text(budgets),
         sentence=f"IQM of the mean return from 1.0M to 2.0M agent steps: {_label(*a)} {mine:.3g}, "
         f"{_label(*b)} {base:.3g}.",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging
 from scripts.figures import learning_curves, style, targets
-from scripts.figures.training import few, pick
+from scripts.figures.training import pick, refusal
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -81,10 +81,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     setting = f"{config['game']}, lr {config['lr']:g}"
     budgets = [fairness.untuned(name, config["steps"], cell.seed, **_fixed(tidy, name))
                for name, cell in arms.items()]  # fmt: skip
-    told = fairness.budget_text(budgets)
-    if refusal := fairness.gate(budgets):
-        return [judging.inconclusive(claim, setting, refusal, budget=told, refused=True)]
-    if verdict := few(claim, setting, len(arms[SUBJECT])):
+    if verdict := refusal(claim, setting, len(arms[SUBJECT]), budgets):
         return [verdict]
     others = {name: learning_curves.paired(arms[SUBJECT], cell)
               for name, cell in arms.items() if name != SUBJECT}  # fmt: skip
@@ -97,7 +94,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         p_against=min(1.0, len(others) * min(other.p_below(0) for other in others.values())),
         effect=others[closest],
         effect_unit=f"points a game more than {style.mark(closest).label}, the best of the others",
-        budget=told, sentence=f"IQM of the mean return over the evaluations: {ranks}.",
+        budget=fairness.budget_text(budgets),
+        sentence=f"IQM of the mean return over the evaluations: {ranks}.",
     )  # fmt: skip
     return judging.settle([verdict])
 

@@ -99,20 +99,27 @@ def stand_in(values: Any) -> str:
 
 
 def refusal(
-    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget]
+    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget], more: str = ""
 ) -> judging.Verdict | None:
-    """The verdict where there are too few seeds for one, or the chances were not equal."""
-    if (verdict := few(claim, setting, seeds)) or not (reason := fairness.gate(budgets)):
-        return verdict
-    return judging.inconclusive(claim, setting, reason, n=seeds,
-                                budget=fairness.budget_text(budgets), refused=True)  # fmt: skip
+    """The verdict where the chances were not equal, or a ranking lacks something: ``more``, seeds.
+
+    All that stands against a ranking is named, so that who mends it need not ask twice.
+    """
+    unequal = fairness.gate(budgets)
+    lacking = more, judging.few_seeds(seeds) if seeds < statistics.MIN_SEEDS else ""
+    if not (reasons := [reason for reason in (unequal, *lacking) if reason]):
+        return None
+    return judging.inconclusive(claim, setting, "; ".join(reasons), n=seeds, refused=bool(unequal),
+                                budget=fairness.budget_text(budgets))  # fmt: skip
 
 
 def lead(gains: Mapping[str, pd.Series], best: str, bootstrap_seed: int) -> dict[str, Any]:
-    """Is the subject ahead of every rival? ``gains``: on each of them, seed by seed.
+    """Is the subject ahead of every rival? The numbers for `judging.judge`.
 
-    Against it counts that it is behind ``best``, the rival that was so when the learning rates were
-    chosen, on other seeds.
+    Args:
+        gains: for each rival, how far the subject is ahead of it, seed by seed.
+        best: the rival that was best on the tuning seeds. Being behind it contradicts a claim; a
+            rival picked by the report seeds themselves would be too good by luck.
     """
     ahead = {rival: statistics.mean_interval(gain, seed=bootstrap_seed)
              for rival, gain in gains.items()}  # fmt: skip
@@ -121,10 +128,3 @@ def lead(gains: Mapping[str, pd.Series], best: str, bootstrap_seed: int) -> dict
         "p_against": ahead[best].p_below(0),
         "effect": ahead[best],
     }
-
-
-def few(claim: claims.Claim, setting: str, seeds: int) -> judging.Verdict | None:
-    """The verdict where there are too few seeds for one."""
-    if seeds >= statistics.MIN_SEEDS:
-        return None
-    return judging.inconclusive(claim, setting, judging.few_seeds(seeds), n=seeds)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts import claims, fairness
 from scripts.figures import adam_divergence, deep_fc_depth, training, uv_plane
 from scripts.figures.training import CHANCE
 from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
@@ -241,3 +242,16 @@ def test_smoke_scale_has_too_few_seeds_for_a_verdict():
         verdicts = module.verdicts(part, module.tables(part, config), config)
         assert verdicts and {v.verdict for v in verdicts} == {INCONCLUSIVE}
         assert all("3 report seeds are too few" in v.sentence for v in verdicts)
+
+
+def test_all_that_stands_against_a_ranking_is_named():
+    claim = claims.claims_of("deep_fc_depth")[0]
+    budgets = [fairness.untuned(name, 10, range(3), eps=eps)
+               for name, eps in (("laprop", 1e-15), ("adam", 1e-8))]  # fmt: skip
+    found = training.refusal(claim, "common", 3, budgets, "2 steps of the 10 it takes")
+    assert found is not None and found.verdict == INCONCLUSIVE
+    for reason in ("the eps differ", "2 steps of the 10", "3 report seeds are too few"):
+        assert reason in found.refused
+    alike = training.refusal(claim, "common", 3, budgets[:1])
+    assert alike is not None and not alike.refused and "3 report seeds" in alike.sentence
+    assert training.refusal(claim, "common", 10, budgets[:1]) is None
