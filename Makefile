@@ -35,4 +35,4 @@ lock:
 		--extra bench --extra cluster --extra dev --extra fairseq pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv results/runs results/.hydra
+	rm -rf .venv results/runs results/.hydra results/.code results/.collected

@@ -160,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     except OSError as error:
         where = error.filename or folder
         print(f"error: {where}: {error.strerror or error}; tables are as before", file=sys.stderr)

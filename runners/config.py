@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    _check(values, _flags(names["optimizer"]))
+    _check(values, names)
     values["seeds"] = _seeds(values["seed"], values["seeds"], values.pop("tuning_seeds"))
     identity = {key: values[key] for key in IDENTITY} | {"device": values["device"]}
     # what is null is as if it were not there, so that runs outlive a new key of their optimizer
@@ -227,14 +227,14 @@ def _seeds(seed: int, seeds: int | list[int], tuning_seeds: int) -> list[int]:
 
 
 @functools.cache
-def _flags(optimizer: str) -> frozenset[str]:
-    """The keys of an optimizer that are true or false in its YAML."""
-    path = CONF / "optimizer" / f"{optimizer}.yaml"
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    return frozenset(key for key, value in defaults.items() if isinstance(value, bool))
+def _defaults(group: str, option: str) -> dict[str, Any]:
+    """An option as its YAML gives it, interpolations unresolved."""
+    path = CONF / group / f"{option}.yaml"
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    return loaded
 
 
-def _check(values: dict[str, Any], flags: Collection[str]) -> None:
+def _check(values: dict[str, Any], names: dict[str, str]) -> None:
     for key, allowed in CHOICES.items():
         if values[key] not in allowed:
             raise ConfigError(f"{key}={values[key]}: one of {', '.join(allowed)} expected")
@@ -252,10 +252,15 @@ def _check(values: dict[str, Any], flags: Collection[str]) -> None:
     _check_seeds(values["seeds"])
     if not isinstance(values["force"], bool):
         raise ConfigError(f"force={values['force']}: true or false expected")
-    for key, value in values["optimizer"].items():
-        _check_hyper_parameter(f"optimizer.{key}", key, value)
-        if key in flags and not isinstance(value, bool):
-            raise ConfigError(f"optimizer.{key}={value}: true or false expected")
+    for group, check in (("optimizer", _check_hyper_parameter), ("schedule", _check_schedule)):
+        defaults = _defaults(group, names[group])
+        for key, value in values[group].items():
+            name = f"{group}.{key}"
+            check(name, key, value)
+            if isinstance(defaults.get(key), bool) and not isinstance(value, bool):
+                raise ConfigError(f"{name}={value}: true or false expected")
+            if _is_number(defaults.get(key)) and not (_is_number(value) and math.isfinite(value)):
+                raise ConfigError(f"{name}={value}: a finite number expected")
 
 
 def _check_seeds(seeds: Any) -> None:
@@ -282,6 +287,17 @@ def _check_hyper_parameter(name: str, key: str, value: Any) -> None:
         pair = isinstance(value, list) and len(value) == 2
         if not pair or not all(_is_number(b) and 0 <= b < 1 for b in value):
             raise ConfigError(f"{name}={value}: two numbers in [0, 1) expected")
+
+
+def _check_schedule(name: str, key: str, value: Any) -> None:
+    """The bounds of what schedules take, which torch's own hardly look at."""
+    if key in ("eta_min", "power") and not (_is_number(value) and 0 <= value < math.inf):
+        raise ConfigError(f"{name}={value}: a finite number >= 0 expected")
+    if key in ("start_factor", "end_factor") and not (_is_number(value) and 0 <= value <= 1):
+        raise ConfigError(f"{name}={value}: a number from 0 to 1 expected")
+    least = {"T_max": 1, "total_iters": 1, "total": 1, "warmup": 0}.get(key)
+    if least is not None and not (_is_int(value) and value >= least):
+        raise ConfigError(f"{name}={value}: a whole number of steps >= {least} expected")
 
 
 def _is_int(value: Any) -> bool:

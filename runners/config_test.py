@@ -59,6 +59,14 @@ def key(*overrides):
         (["precision=fp8"], ["precision=fp8", "fp32, bf16"]),
         (["tracking=on"], ["tracking=", "offline, online, disabled"]),
         (["force=maybe"], ["force=maybe", "true or false"]),
+        (["schedule=cosine", "schedule.T_max=0"], ["schedule.T_max=0", "whole number", ">= 1"]),
+        (["schedule=cosine", "schedule.eta_min=x"], ["schedule.eta_min=x", "finite number >= 0"]),
+        (["schedule=linear", "schedule.end_factor=2"], ["schedule.end_factor=2", "from 0 to 1"]),
+        (["schedule=warmup", "schedule.total_iters=1.5"], ["schedule.total_iters=1.5", "whole"]),
+        (["schedule=polynomial_decay", "schedule.warmup=-1"], ["schedule.warmup=-1", ">= 0"]),
+        (["schedule=polynomial_decay", "schedule.total=null"], ["schedule.total=None", ">= 1"]),
+        (["schedule=polynomial_decay", "schedule.power=x"], ["schedule.power=x", ">= 0"]),
+        (["optimizer=sgd", "optimizer.dampening=x"], ["optimizer.dampening=x", "finite number"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_key_value_and_what_is_allowed(overrides, words):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runners import record
-from runners.config import ROOT, RunConfig
+from runners.config import ROOT, ConfigError, RunConfig
 
 PACKAGES = (
     "torch", "numpy", "hydra-core", "wandb", "pandas",
@@ -28,12 +28,56 @@ def provenance(config: RunConfig, task: Any) -> dict[str, Any]:
         "key": config.key,
         "names": config.names,
         "values": config.values,
+        "inputs": inputs(config),
         "replicas": list(task.replicas),
         "code": code_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "hardware": hardware(next(task.parameters()).device),
         "python": platform.python_version(),
     }
+
+
+def inputs(config: RunConfig) -> dict[str, str]:
+    """A digest of what lies in every file or folder that an argument of the task names.
+
+    It decides the numbers as the name does, but is no part of the key: a run is still found where
+    its pictures or its corpus are not.
+    """
+    return {
+        name: _content_digest(path, _versions(path))
+        for name, value in config.values["task"].items()
+        if isinstance(value, str) and name != "data_dir" and (path := Path(value)).exists()
+    }
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Raise ConfigError where the record of ``config`` was made of other files than are there now."""
+    known = (record.read_first_line(config.folder) or {}).get("inputs")
+    if not known:
+        return
+    for name, digest in inputs(config).items():
+        if known.get(name, digest) != digest:
+            raise ConfigError(
+                f"task.{name}={config.values['task'][name]}: what is in it has changed since "
+                f"{config.folder} was made; force=true runs it again, a copy of another name is "
+                "another run"
+            )
+
+
+def _versions(path: Path) -> tuple[tuple[Path, int, int], ...]:
+    """The files at ``path``, each with what changes when it is written to."""
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+@functools.cache  # many runs are made of the same files
+def _content_digest(path: Path, versions: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _, _ in versions:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").digest()
+        digest.update(file.name.encode() + b"\0" + content)
+    return digest.hexdigest()[:16]
 
 
 def code_version() -> dict[str, str]:

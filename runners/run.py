@@ -37,8 +37,13 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
     status ``failed`` and its traceback. ``running`` says that another process is at it. A signal
     of `STOPS`, or a full disk, leaves the run ``interrupted``.
     """
-    if record.read_status(config.folder) in record.FINISHED and not config.values["force"]:
-        return str(record.read_status(config.folder))
+    from runners.provenance import check_inputs
+
+    status, force = record.read_status(config.folder), config.values["force"]
+    if not force and (status in record.FINISHED or (config.folder / CHECKPOINT).exists()):
+        check_inputs(config)
+    if status in record.FINISHED and not force:
+        return status
     check_results_dir(config)
     task, optimizer, schedule = _build(config)
     if not distributed.is_first():
@@ -50,7 +55,7 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
                 return RUNNING
             # it may have finished while this process was building
             status = record.read_status(config.folder)
-            if status in record.FINISHED and not config.values["force"]:
+            if status in record.FINISHED and not force:
                 return str(status)
             return _run_leased(config, lease, stop, task, optimizer, schedule, progress_bar)
     except LeaseLost as error:
@@ -184,7 +189,7 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
     torch.set_flush_denormal(True)
     torch.manual_seed(values["seed"])
     # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
-    with _arguments_checked("task", values):
+    with _arguments_checked("task", config.names["task"], values):
         task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
     if distributed.processes() > 1 and not task.distributed:
         raise ConfigError(f"task={config.names['task']}: runs in one process; without torchrun")
@@ -194,18 +199,20 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
             "seed for each replica (tasks/task.py)"
         )
     trainable = [p for p in task.parameters() if p.requires_grad]
-    with _arguments_checked("optimizer", values):
+    with _arguments_checked("optimizer", config.names["optimizer"], values):
         optimizer = instantiate(values["optimizer"], _convert_="all")(trainable)
     schedule = None
-    with _arguments_checked("schedule", values):
+    with _arguments_checked("schedule", config.names["schedule"], values):
         if values["schedule"]["_target_"] is not None:
             schedule = instantiate(values["schedule"], _convert_="all")(optimizer)
     return task, optimizer, schedule
 
 
 @contextmanager
-def _arguments_checked(group: str, values: dict[str, Any]) -> Iterator[None]:
+def _arguments_checked(group: str, name: str, values: dict[str, Any]) -> Iterator[None]:
     """What a constructor says of its arguments, as the one line that a user needs."""
+    chosen = values[group]
+    _check_target(group, name, chosen)
     try:
         yield
     except Exception as error:
@@ -215,10 +222,19 @@ def _arguments_checked(group: str, values: dict[str, Any]) -> Iterator[None]:
         if not isinstance(cause, (*bad_input, RuntimeError) if group == "optimizer" else bad_input):
             raise
         text = " ".join(str(cause).split())
-        name = re.match(r"\w*", text)
-        if name and name.group() in values[group]:  # by the name it has on the command line
-            text = f"{group}.{text}"
-        raise ConfigError(text) from error
+        first = re.match(r"\w*", text)
+        if first and first.group() in chosen:  # by the name it has on the command line
+            raise ConfigError(f"{group}.{text}") from error
+        raise ConfigError(f"{group}={name}: {text}") from error
+
+
+def _check_target(group: str, name: str, chosen: dict[str, Any]) -> None:
+    """Refuse a YAML of a user's own that Hydra could not make an object of."""
+    path = CONF.name + f"/{group}/{name}.yaml"
+    if "_target_" not in chosen:
+        raise ConfigError(f"{path}: _target_: the class expected")
+    if group != "task" and chosen["_target_"] is not None and chosen.get("_partial_") is not True:
+        raise ConfigError(f"{path}: _partial_: true expected, for parameters come later")
 
 
 def check_results_dir(config: RunConfig) -> None:
@@ -300,15 +316,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     if not distributed.is_first():
         return 0  # the first one tells
-    _tell(config, status, skipped=before in record.FINISHED and not config.values["force"])
+    whole = _tell(config, status, before in record.FINISHED and not config.values["force"])
     if status == record.FAILED:
         line = record.read_last_line(config.folder) or {}
         print(line.get("traceback", "").rstrip(), file=sys.stderr)
-    return {record.INTERRUPTED: 130, record.FAILED: 1, RUNNING: 1}.get(status, 0)
+    return {record.INTERRUPTED: 130, record.FAILED: 1, RUNNING: 1}.get(status, 0 if whole else 1)
 
 
-def _tell(config: RunConfig, status: str, skipped: bool) -> None:
-    """The end of one run on the terminal: how, where, and its last measured values."""
+def _tell(config: RunConfig, status: str, skipped: bool) -> bool:
+    """The end of one run on the terminal: how, where, and its last measured values; returns
+    whether its record can be read as a whole."""
     from runners.provenance import OTHER_CODE, made_by_other_code
 
     how = {RUNNING: "running, another process has it"}.get(status, status)
@@ -319,6 +336,10 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> None:
     if skipped and made_by_other_code(config.folder):
         print(f"it was {OTHER_CODE.replace('them', 'it')}", file=sys.stderr)
     found = record.read_record(config.folder)
+    if found and found.damaged:
+        lines = ", ".join(map(str, found.damaged[:5]))
+        print(f"its record is damaged, lines that cannot be read: {lines}; force=true runs it again",
+              file=sys.stderr)  # fmt: skip
     if found and found.status:
         for name in found.status.get("files", []):
             print(config.folder / name)
@@ -328,6 +349,7 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> None:
         which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""
         shown = ", ".join(f"{name} {record.median_text(v, ',.6g')}" for name, v in last.items())
         print(f"step {found.rows[-1]['step']:,}{which}: {shown}")
+    return not (found and found.damaged)
 
 
 def _hydra(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ Slurm queue with what Slurm says of it. The exit code is 0 when every run is fin
 begun and nothing is running or queued any more.
 """
 
+import os
 import sys
 import time
 from collections import Counter
@@ -30,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        jobs = plan([o for o in overrides if o not in ("-m", "--multirun", "--watch")])
+        named = [o for o in overrides if o not in ("-m", "--multirun", "--watch")]
+        if all(o.startswith("results_dir=") for o in named):
+            raise ConfigError("experiment=E scale=S, or task=T and what else the runs were "
+                              "started with, expected")  # fmt: skip
+        jobs = plan(named)
         if "--watch" in overrides:
             _watch(jobs)
     except ConfigError as error:
@@ -80,4 +85,10 @@ def _counts(states: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -41,7 +41,7 @@ from runners.config import (
 )
 from runners.lease import is_held
 from runners.orphan import unless_orphaned
-from runners.provenance import OTHER_CODE, made_by_other_code
+from runners.provenance import OTHER_CODE, check_inputs, made_by_other_code
 from runners.run import RUNNING, check_results_dir, run
 
 MISSING = "missing"
@@ -76,9 +76,9 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     more = added(overrides)
     given = {o.key_or_group: _values(o) for o in parse(overrides) if o.key_or_group != ADDED}
     fixed = {key: values for key, values in given.items() if len(values) == 1}
-    experiment = fixed.get("experiment")
+    experiment = fixed.get("experiment", ["none"])
     products = [given]
-    if experiment is not None:
+    if experiment != ["none"]:
         base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
                                if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
         for key in fixed:
@@ -140,11 +140,13 @@ def sweep(overrides: Sequence[str]) -> int:
     check_results_dir(jobs[0].config)
     launcher = _launcher(overrides)  # one that there is not is refused, work to do or not
     force = any(job.config.values["force"] for job in jobs)
-    todo = [job for job in jobs if force or state(job.config) not in record.FINISHED]
-    print(
-        f"{len(jobs)} runs, {len(jobs) - len(todo)} finished before, {len(todo)} to do", flush=True
-    )
-    other = sum(made_by_other_code(job.config.folder) for job in jobs if job not in todo)
+    finished = [not force and state(job.config) in record.FINISHED for job in jobs]
+    done = list(itertools.compress(jobs, finished))
+    todo = [job for job, ended in zip(jobs, finished, strict=True) if not ended]
+    for job in done:
+        check_inputs(job.config)
+    print(f"{len(jobs)} runs, {len(done)} finished before, {len(todo)} to do", flush=True)
+    other = sum(made_by_other_code(job.config.folder) for job in done)
     if other:
         print(f"{other} of the finished were {OTHER_CODE}", file=sys.stderr)
     left = len(todo) + 1
@@ -409,6 +411,8 @@ def _widen(
         if any(name in sweep["optimizer"] for sweep in sweeps):
             raise ConfigError(f"{ADDED}=+{name}: {experiment} has it already")
         own = {f"optimizer.{key}" for key in compose_config([f"optimizer={name}"]).optimizer}
+        if "optimizer.lr" not in own:
+            raise ConfigError(f"{ADDED}=+{name}: conf/optimizer/{name}.yaml has no lr to compare")
         for sweep in sweeps:
             if ("optimizer.betas" in sweep) == ("optimizer.betas" in own):
                 # those without betas have no eps in their sweep: it is that of the others

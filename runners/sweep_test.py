@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from runners import config as config_module
 from runners import record, status
+from runners import run as run_module
 from runners.collect import collect, to_parquet
 from runners.config import ROOT, ConfigError
 from runners.run import main, run
@@ -420,6 +423,39 @@ def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd)
     assert main(["-m", *bad]) == 1
     caught = capfd.readouterr()
     assert caught.err.count("gamma must be") == 1 and "1 missing" in caught.out
+
+
+def test_a_damaged_record_is_not_passed_off_as_whole(tmp_path, capsys):
+    arguments = ["optimizer=adam", "optimizer.lr=1e-2", *small(tmp_path)[3:]]
+    assert main(arguments) == 0
+    (job,) = plan(arguments)
+    path = job.config.folder / record.FILE_NAME
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "garbage", *lines[3:]]) + "\n")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "cannot be read: 3; force=true runs it again" in capsys.readouterr().err
+    assert main([*arguments, "force=true"]) == 0
+    assert path.read_text().count("garbage") == 0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("lr: 0.1\n_partial_: true\n", "conf/optimizer/mine.yaml: _target_: the class expected"),
+        ("_target_: torch.optim.SGD\nlr: 0.1\n", "conf/optimizer/mine.yaml: _partial_: true expected"),
+        ("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nfoo: 1\n",
+         "optimizer=mine: .*unexpected keyword argument 'foo'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_yaml_of_an_optimizer_is_named(tmp_path, monkeypatch, capsys, yaml, message):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "optimizer" / "mine.yaml").write_text(yaml)
+    for module in (config_module, run_module):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
+    assert main(["task=rosenbrock", "optimizer=mine", "steps=1", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert re.match(f"error: {message}", error) and error.count("\n") == 1
 
 
 def test_results_dir_that_cannot_be_written(tmp_path, capsys):
