@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,7 +330,18 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
             group = key.partition(".")[0]
             of = [f" of {o.input_line}" for o in parse(overrides) if o.key_or_group == group]
             return ConfigError(f"{key}: unknown key{''.join(of)}" + _nearest_key(key, keys))
-    return ConfigError(" ".join(str(error).split()))
+    text = " ".join(str(error).split())
+    # Hydra's own keys: its words, without advice that is not for here
+    if found := re.search(
+        r"Could not find '(.+)/(.+)' Available options in '\1': (.+?) Config", text
+    ):
+        group, option, options = found.groups()
+        return ConfigError(f"{group}={option}: unknown {group}{hint(option, options.split())}")
+    if found := re.match(r"Could not override '([^']+)'", text):
+        return ConfigError(f"{found[1]}: unknown key")
+    return ConfigError(
+        re.sub(r"^Error merging override (.+)$", r"\1: not a value of its type", text)
+    )
 
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str:

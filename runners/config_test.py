@@ -59,6 +59,12 @@ def key(*overrides):
         (["precision=fp8"], ["precision=fp8", "fp32, bf16"]),
         (["tracking=on"], ["tracking=", "offline, online, disabled"]),
         (["force=maybe"], ["force=maybe", "true or false"]),
+        (["hydra/launcher=jobllib"], ["hydra/launcher=jobllib: unknown", "mean joblib", "basic"]),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.njobs=2"],
+            ["hydra.launcher.njobs: unknown key"],
+        ),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=x"], ["hydra.launcher.n_jobs=x: not"]),
         (["schedule=cosine", "schedule.T_max=0"], ["schedule.T_max=0", "whole number", ">= 1"]),
         (["schedule=cosine", "schedule.eta_min=x"], ["schedule.eta_min=x", "finite number >= 0"]),
         (["schedule=linear", "schedule.end_factor=2"], ["schedule.end_factor=2", "from 0 to 1"]),
