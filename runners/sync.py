@@ -18,6 +18,7 @@ from runners.lease import is_held
 from runners.sweep import plan
 
 AT_ONCE = 8
+NAMED = 5  # of the sessions that were not uploaded
 BATCH = 200  # sessions a call of wandb: its command line has an end, and progress is told between
 
 
@@ -37,8 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         f"{len(folders)} runs, {len(sessions)} sessions to upload, {len(busy)} runs still at work"
     )
     left = upload(sessions, at_once)
-    for session in left:
+    for session in left[:NAMED]:
         print(f"not uploaded: {session}", file=sys.stderr)
+    if len(left) > NAMED:
+        print(f"not uploaded: {len(left) - NAMED} more", file=sys.stderr)
     print(f"{len(sessions) - len(left)} uploaded, {len(left)} left")
     return 1 if left or busy else 0
 
@@ -55,10 +58,12 @@ def upload(sessions: Sequence[Path], at_once: int) -> list[Path]:
     for start in range(0, len(sessions), BATCH):
         batch = sessions[start : start + BATCH]
         command = [sys.executable, "-m", "wandb", "sync", "--yes", "-n", str(at_once), *batch]
-        done = subprocess.run(command, check=False)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         failed = [s for s in batch if not any(s.glob("*.wandb.synced"))]
         left += failed
         print(f"{start + len(batch)}/{len(sessions)}", flush=True)
+        if done.returncode != 0:  # of the lines that W&B writes, the last one says why
+            print((done.stderr.strip() or "wandb sync failed").splitlines()[-1], file=sys.stderr)
         if done.returncode != 0 and len(failed) == len(batch):  # no server, no key
             return left + list(sessions[start + BATCH :])
     return left

@@ -22,13 +22,14 @@ def wandb(monkeypatch, works):
     """In the place of `wandb sync`: marks what ``works``; returns the calls."""
     calls = []
 
-    def call(command, check):
+    def call(command, check, capture_output, text):
         paths = command[command.index("-n") + 2 :]
         calls.append((command[command.index("-n") + 1], paths))
         for path in filter(works, paths):
             (file,) = path.glob("*.wandb")
             file.with_name(file.name + ".synced").touch()
-        return subprocess.CompletedProcess(command, 0 if all(map(works, paths)) else 1)
+        code = 0 if all(map(works, paths)) else 1
+        return subprocess.CompletedProcess(command, code, "", "wandb: a\nwandb: b\nError: why\n")
 
     monkeypatch.setattr(subprocess, "run", call)
     return calls
@@ -44,6 +45,7 @@ def test_a_sweep_is_uploaded_at_once_and_what_is_uploaded_is_not_again(
     assert number == "3" and len(paths) == 4
     caught = capsys.readouterr()
     assert "3 uploaded, 1 left" in caught.out and caught.err.count("not uploaded: ") == 1
+    assert caught.err.startswith("Error: why\n") and "wandb: " not in caught.err
     calls = wandb(monkeypatch, lambda path: True)
     assert sync.main([f"results_dir={tmp_path}"]) == 0
     assert [len(paths) for _, paths in calls] == [1]
