@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts import profiles
-from scripts.figures import style
+from scripts.figures import hover, style
 from scripts.figures.training import pick
 
 ALL, FAIR = "all", "not refused"
@@ -110,9 +110,13 @@ def _problems(ax: Axes, ranking: pd.DataFrame, names: Sequence[str]) -> None:
                 continue
             look, ratio = style.mark(name), cells.loc[name, "ratio"]
             reached = bool(np.isfinite(ratio))
-            ax.plot(ratio if reached else beyond[name], row + shift * reached, color=look.colour,
-                    marker=look.marker, markersize=3.6,
-                    markerfacecolor=look.colour if reached else "white")  # fmt: skip
+            (mark,) = ax.plot(
+                ratio if reached else beyond[name], row + shift * reached, color=look.colour,
+                marker=look.marker, markersize=3.6,
+                markerfacecolor=look.colour if reached else "white",
+            )  # fmt: skip
+            if not reached:
+                hover.instead(mark, "never")
         if row:
             ax.axhline(row - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0)
     ax.set_xscale("log")

@@ -137,11 +137,12 @@ def intervals(
     ax.vlines(x, bottom, top, color=look.colour, linewidth=0.9, zorder=2)
     if beyond.any():
         height = np.full(int(beyond.sum()), ceiling)
-        ax.errorbar(
+        marks, _, _ = ax.errorbar(
             x[beyond], height, yerr=0.22 * height, lolims=True, linestyle="none",
             color=look.colour, marker=look.marker, markerfacecolor="white", markersize=4.5,
             elinewidth=0.8, capsize=1.8, zorder=4,
         )  # fmt: skip
+        hover.instead(marks, f"beyond {ceiling:,.4g}")
 
 
 def clashes(fig: Figure) -> list[str]:
