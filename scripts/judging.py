@@ -196,11 +196,13 @@ def effect_text(v: Verdict) -> str:
 
 
 def number(value: float) -> str:
-    """A number for a reader: three digits where there are no more, thousands with a comma."""
+    """A number for a reader: two or three digits, and all of those before the point."""
+    size = abs(value)
     if math.isnan(value):
         return "unknown"
-    if 0 < abs(value) < 0.01:
+    if 0 < size < 0.001:
         return f"{value:.1e}".replace("-", "−")
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    least = {100: 0, 10: 1, 0.1: 2, 0.01: 3, 0.001: 4}  # from here on, digits after the point
+    digits = next((n for bound, n in least.items() if size >= bound), 2)
     text = f"{value:,.{digits}f}"
     return text.replace("inf", "∞").replace("-", "−")

@@ -140,7 +140,8 @@ def test_a_bound_is_examined_without_test_or_interval() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1234.5, "1,234"), (1.234, "1.23"), (-0.05, "−0.05"), (0.0, "0.00"), (2.34e-17, "2.3e−17"),
+    [(1234.5, "1,234"), (1.234, "1.23"), (-0.05, "−0.050"), (0.0, "0.00"), (2.34e-17, "2.3e−17"),
+     (0.0096, "0.0096"), (0.0123, "0.012"), (-0.92, "−0.92"), (9.6e-4, "9.6e−04"),
      (math.inf, "∞"), (math.nan, "unknown")],
 )  # fmt: skip
 def test_numbers_for_a_reader(value: float, text: str) -> None:

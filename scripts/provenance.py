@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from runners.collect import write_atomically
+from runners.config import ConfigError
 from runners.record import Record
 from scripts import faults
 from scripts.stand_ins import stand_ins
@@ -52,9 +53,17 @@ def gather(
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What is said of the results in ``folder``; empty where nothing is."""
+    """What is said of the results in ``folder``; empty where nothing is.
+
+    Raises ConfigError where it cannot be read.
+    """
     path = folder / FILE_NAME
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise ConfigError(
+            f"{path}: not JSON; without it, results count as of unknown origin"
+        ) from None
 
 
 def write(folder: Path, about: Mapping[str, Any]) -> None:

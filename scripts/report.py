@@ -126,7 +126,16 @@ def sections(results_dir: Path) -> list[Section]:
 
 def _section(experiment: str, scale: str, folder: Path) -> Section:
     about = provenance.read(folder)
-    verdicts = judging.from_frame(pd.read_csv(folder / "claims.csv"))
+    path = folder / "claims.csv"
+    try:
+        verdicts = judging.from_frame(pd.read_csv(path))
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path}: not a table of verdicts; python -m scripts.figures {experiment} "
+                          f"scale={scale} makes it anew") from None  # fmt: skip
+    words = (SUPPORTED, CONTRADICTED, INCONCLUSIVE)
+    for verdict in verdicts:
+        if verdict.verdict not in words:
+            raise ConfigError(f"{path}: {verdict.verdict}: one of {', '.join(words)} expected")
     if reasons := about.get("withheld"):
         verdicts = [judging.withheld(v, "; ".join(reasons)) for v in verdicts]
     distances = folder / published.DISTANCES
@@ -210,9 +219,13 @@ def summary(table: Sequence[Row]) -> str:
     counts[NOT_RUN] = sum(not row.verdicts for row in papers)
     told = [f"{counts[name]} {name}" for name in (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN)
             if counts[name]]  # fmt: skip
-    return (
+    text = (
         f"{len(papers)} claims of the paper, some of them under several settings; verdicts: "
         f"{', '.join(told)}."
+    )
+    others = len(table) - len(papers)
+    return text + (
+        f" (The {others} claims that are not the paper's are not counted.)" if others else ""
     )
 
 

@@ -66,6 +66,25 @@ def test_a_changed_verdict_changes_the_report(copy, tmp_path) -> None:
     assert int(count.search(after)[1]) == int(count.search(before)[1]) + 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("claims.csv", "a,b\n1,2\n", "claims.csv: not a table of verdicts; python -m scripts.figures"),
+     ("claims.csv", None, "claims.csv: suported: one of supported, contradicted, inconclusive"),
+     ("provenance.json", "{garbage", "provenance.json: not JSON")],
+)  # fmt: skip
+def test_a_file_edited_by_hand_is_named_and_nothing_is_written(
+    copy, tmp_path, capsys, name, content, words
+) -> None:
+    shutil.copytree(copy, tmp_path / "results")
+    path = tmp_path / "results" / "uv_plane" / "quick" / name
+    path.write_text(content or path.read_text().replace("supported", "suported"))
+    before = (tmp_path / "results" / "REPORT.md").read_bytes()
+    assert report.main([f"results_dir={tmp_path / 'results'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert (tmp_path / "results" / "REPORT.md").read_bytes() == before
+
+
 def test_a_claim_without_results_is_not_run(tmp_path) -> None:
     report.write(tmp_path)
     text = (tmp_path / "REPORT.md").read_text()

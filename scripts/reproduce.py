@@ -2,7 +2,7 @@
 
     python -m scripts.reproduce scale=S [experiments=E1,E2] [key=value ...]
 
-``scale`` is smoke, quick or paper; without ``experiments`` all of them are run. ``optimizers=+MINE``
+``scale`` is smoke, quick (unless given) or paper; without ``experiments`` all of them are run. ``optimizers=+MINE``
 adds the optimizer of conf/optimizer/MINE.yaml to the experiments that compare all optimizers, and
 runs only these; results go beside the real ones, to ``<scale>+MINE``. Further overrides
 go to the sweeps (``results_dir=DIR``, ``tracking=disabled``, ``hydra/launcher=basic``, ...).
@@ -137,9 +137,9 @@ def _import_analysis() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in arguments):
+    if not arguments or any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
-        return 0
+        return 0 if arguments else 2
     overrides = [a for a in arguments if not a.startswith(f"{CHOSEN}=")]
     everything = [name for name in groups()["experiment"] if name != "none"]
     try:
@@ -159,6 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -150,6 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(judging.to_text(verdicts))
     print(f"\n{folder / 'figure.png'}")
     return 0
