@@ -229,10 +229,11 @@ def _seeds(seed: int, seeds: int | list[int], tuning_seeds: int) -> list[int]:
 
 @functools.cache
 def _defaults(group: str, option: str) -> dict[str, Any]:
-    """An option as its YAML gives it, interpolations unresolved."""
+    """An option as its YAML gives it and what that builds on, interpolations unresolved."""
     path = CONF / group / f"{option}.yaml"
     loaded: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    return loaded
+    below = [base for base in loaded.get("defaults", ()) if isinstance(base, str)]
+    return {k: v for base in below for k, v in _defaults(group, base).items()} | loaded
 
 
 def _check(values: dict[str, Any], names: dict[str, str]) -> None:
@@ -253,13 +254,16 @@ def _check(values: dict[str, Any], names: dict[str, str]) -> None:
     _check_seeds(values["seeds"])
     if not isinstance(values["force"], bool):
         raise ConfigError(f"force={values['force']}: true or false expected")
-    for group, check in (("optimizer", _check_hyper_parameter), ("schedule", _check_schedule)):
+    checks = {"optimizer": _check_hyper_parameter, "schedule": _check_schedule, "task": None}
+    for group, check in checks.items():
         defaults = _defaults(group, names[group])
         for key, value in values[group].items():
             name = f"{group}.{key}"
-            check(name, key, value)
             if isinstance(defaults.get(key), bool) and not isinstance(value, bool):
                 raise ConfigError(f"{name}={value}: true or false expected")
+            if check is None:  # a task's number may as well be a list
+                continue
+            check(name, key, value)
             if _is_number(defaults.get(key)) and not (_is_number(value) and math.isfinite(value)):
                 raise ConfigError(f"{name}={value}: a finite number expected")
 

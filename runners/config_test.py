@@ -59,6 +59,8 @@ def key(*overrides):
         (["precision=fp8"], ["precision=fp8", "fp32, bf16"]),
         (["tracking=on"], ["tracking=", "offline, online, disabled"]),
         (["force=maybe"], ["force=maybe", "true or false"]),
+        (["task=rainbow", "task.noisy=5"], ["task.noisy=5", "true or false"]),
+        (["task=rainbow_hessel", "task.double=5"], ["task.double=5", "true or false"]),
         (["hydra/launcher=jobllib"], ["hydra/launcher=jobllib: unknown", "mean joblib", "basic"]),
         (
             ["hydra/launcher=joblib", "hydra.launcher.njobs=2"],

@@ -48,6 +48,8 @@ def prepare(archive: str, data_dir: Path, merges: int) -> Path:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         local = Path(archive).expanduser()
+        if "://" not in archive and not local.exists():
+            raise DataError(f"archive={archive}: no such file")
         packed = local if local.exists() else download(archive, data_dir / "iwslt14.de-en.tgz")
         raw = read_archive(packed)
         words = {name: tokens(name, raw[name]) for name in progress(list(raw), "tokenising")}
@@ -178,6 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(f"python -m runners.run task=iwslt_transformer task.corpus={made}")
     return 0
 

@@ -46,6 +46,11 @@ def prepare(path, folder):
     return main([f"archive={path}", f"data_dir={folder}", "merges=30"])
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert prepare(tmp_path / "none.tgz", tmp_path / "data") == 2
+    assert capsys.readouterr().err == f"error: archive={tmp_path}/none.tgz: no such file\n"
+
+
 def test_splits_are_those_of_fairseqs_script(tmp_path, capsys):
     folder = tmp_path / "data"
     source = archive(tmp_path / "de-en.tgz", members())

@@ -86,7 +86,7 @@ def load(name: str, data_dir: str | Path, train: bool = True, mirror: str | None
         close = difflib.get_close_matches(str(name).lower(), loaders, n=1, cutoff=0.5)
         nearest = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(loaders)
-        raise DataError(f"{name!r}: unknown data set; {nearest}one of {known} expected")
+        raise DataError(f"dataset={name}: unknown data set; {nearest}one of {known} expected")
     if mirror is not None and not str(mirror).startswith(("http://", "https://", "file://")):
         raise DataError(f"mirror={mirror}: a base URL http://, https:// or file:// expected")
     return loaders[name](Path(data_dir).expanduser(), train, mirror)

@@ -215,10 +215,16 @@ def test_truncated_files_are_named_and_left_alone(cifar, mnist, server, tmp_path
 @pytest.mark.parametrize(
     "name, text",
     [
-        ("cifar-10", "'cifar-10': unknown data set; did you mean cifar10? one of cifar10, mnist"),
+        (
+            "cifar-10",
+            "dataset=cifar-10: unknown data set; did you mean cifar10? one of cifar10, mnist",
+        ),
         ("MNIST", "did you mean mnist?"),
-        ("imagenet64", "'imagenet64': unknown data set; one of cifar10, mnist, digits expected"),
-        (None, "None: unknown data set"),
+        (
+            "imagenet64",
+            "dataset=imagenet64: unknown data set; one of cifar10, mnist, digits expected",
+        ),
+        (None, "dataset=None: unknown data set"),
     ],
 )
 def test_unknown_names(name, text, tmp_path):
@@ -232,5 +238,5 @@ def test_bad_mirrors(mirror, tmp_path):
 
 def test_the_runner_makes_one_line_of_it(tmp_path):
     line = pytest.raises(ConfigError, match=r"^task\.mirror=x: a base URL")
-    with line, _arguments_checked("task", {"task": {"mirror": "x"}}):
+    with line, _arguments_checked("task", "deep_fc", {"task": {"_target_": "x", "mirror": "x"}}):
         load("mnist", tmp_path, mirror="x")

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.func import functional_call
 
+from tasks.images import DataError
 from tasks.iwslt_transformer import bleu
 from tasks.iwslt_transformer.batches import Batch, Pairs, batch, epoch_order, grouped
 from tasks.iwslt_transformer.corpus import load
@@ -99,7 +100,7 @@ class IwsltTransformer(Task):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value}: a whole number >= 1 expected")
         if width % (2 * heads):
-            raise ValueError(f"width={width}: a multiple of 2 heads expected (heads={heads})")
+            raise ValueError(f"heads={heads}: twice that does not divide width={width}")
         if isinstance(bleu_sentences, bool) or bleu_sentences < 0:
             raise ValueError(f"bleu_sentences={bleu_sentences}: a whole number >= 0 expected")
         for name, value in (("dropout", dropout), ("label_smoothing", label_smoothing)):
@@ -108,7 +109,11 @@ class IwsltTransformer(Task):
         if len(seeds) > 1:
             raise ValueError(f"seeds={list(seeds)}: one seed a run; sweep seed=0,1,... instead")
         (self.seed,) = seeds
-        data = load(corpus, Path(data_dir), merges)
+        try:
+            data = load(corpus, Path(data_dir), merges)
+        except DataError as error:
+            text = str(error).removeprefix(f"corpus={corpus}: ")
+            raise DataError(f"corpus={corpus}: {text}") from None
         self.replicas = [{"seed": self.seed, "corpus": data.name}]
         self.max_tokens, self.update_freq, self.window = max_tokens, update_freq, window
         self.label_smoothing, self.bleu_sentences = label_smoothing, bleu_sentences

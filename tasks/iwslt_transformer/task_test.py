@@ -191,9 +191,10 @@ def test_padding_is_below_a_twentieth_of_the_rectangles():
     ("changes", "message"),
     [
         ({"layers": 0}, "layers=0: a whole number >= 1 expected"),
-        ({"width": 18}, "width=18: a multiple of 2 heads expected (heads=4)"),
+        ({"width": 18}, "heads=4: twice that does not divide width=18"),
         ({"dropout": 1.0}, "dropout=1.0: a number in [0, 1) expected"),
         ({"corpus": "nowhere"}, "corpus=nowhere: 'numbers' or a folder expected; there is none"),
+        ({"corpus": "conf"}, "corpus=conf: conf/train.de: cannot be read: No such file"),
         ({"max_tokens": 9}, "pieces, more than task.max_tokens=9; shorten or remove it"),
     ],
 )

@@ -82,20 +82,20 @@ class StyleTransfer(Task):
         taps = {*self.content_weights, *self.style_weights}
         if not taps:
             raise ValueError("style_layers=[]: a layer expected, here or in content_layers")
-        try:
-            loaded = vgg.load_weights(weights, net, taps, data_dir)
-        except ValueError as error:
-            raise ValueError(f"weights={weights}: {error}") from None
-        self.vgg = vgg.VGG(net, taps, loaded, pooling)
-        least = 2 ** sum(name.startswith("pool") for name in self.vgg.layers)
-        self.size = _size(size)
-        content_pictures = [self._load("content", source, least) for source in contents]
-        style_pictures = [self._load("style", source, least) for source in styles]
+        layers = vgg.up_to(net, taps)
+        self.size = _size(size)  # pictures come first: the weights are a download of 550 MB
+        content_pictures = [self._load("content", source, layers) for source in contents]
+        style_pictures = [self._load("style", source, layers) for source in styles]
         shapes = {tuple(picture.shape[1:]) for picture in content_pictures}
         if len(shapes) > 1:
             told = ", ".join(f"{height} x {width}" for height, width in sorted(shapes))
             raise ValueError(f"size={size}: the content pictures come out unlike, {told}; "
                              "size=[height,width] crops them alike")  # fmt: skip
+        try:
+            loaded = vgg.load_weights(weights, net, taps, data_dir)
+        except ValueError as error:
+            raise ValueError(f"weights={weights}: {error}") from None
+        self.vgg = vgg.VGG(net, taps, loaded, pooling)
         self.pairs, self.seeds = len(contents), tuple(seeds)
         self.replicas = [
             {"seed": seed, "content": pictures.name(one), "style": pictures.name(other)}
@@ -106,16 +106,18 @@ class StyleTransfer(Task):
         self.image = nn.Parameter(self._start(init, content_pictures))
         self._gradient: Tensor | None = None
 
-    def _load(self, key: str, source: str, least: int) -> Tensor:
+    def _load(self, key: str, source: str, layers: Sequence[str]) -> Tensor:
+        """A picture that each of the poolings among ``layers`` can halve."""
         try:
             picture = pictures.load(source, self.size)
         except ValueError as error:
             raise ValueError(f"{key}={source}: {error}") from None
         height, width = picture.shape[1:]
+        least = 2 ** sum(name.startswith("pool") for name in layers)
         if min(height, width) < least:
             raise ValueError(
                 f"{key}={source}: comes out as {height} x {width} pixels, at least {least} x "
-                f"{least} expected for {self.vgg.layers[-1]}"
+                f"{least} expected for {layers[-1]}"
             )
         return picture
 

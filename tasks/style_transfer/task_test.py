@@ -192,6 +192,8 @@ WRONG = {
     "content=[china,flower] task.style=[china,flower,china]": "task.style=['china', 'flower', 'china']:"
     " one expected, or as many as there are content pictures (2)",
     "content=[china,none.png]": "task.content=none.png: No such file",
+    # before the weights, which may be a download
+    "content=none.png task.weights=nowhere": "task.content=none.png: No such file",
     "size=7": "task.content=china: comes out as 5 x 7 pixels, at least 8 x 8 expected for relu4_2",
     "size=0": "task.size=0: a whole number of pixels, or [height,width], expected",
     "size=[64,32,3]": "task.size=[64, 32, 3]: a whole number of pixels",
