@@ -194,7 +194,7 @@ def _adam_bounded_below(claim: Claim, setting: str, largest: pd.DataFrame, u: fl
         claim, setting,
         supported=worst <= 1 + ROUNDING and least >= SEVERE, contradicted=worst > 1 + ROUNDING,
         effect=worst, effect_unit="times the paper's bound, at most", n=int(end.n.min()),
-        sentence=f"At {len(end)} values of ν above μ² the largest update is {parts.min():.2f} to "
+        sentence=f"At {len(end)} value{'s' * (len(end) > 1)} of ν above μ² the largest update is {parts.min():.2f} to "
         f"{parts.max():.2f} of the bound{': it is not tight' if parts.max() < SEVERE else ''}. By "
         "Cauchy-Schwarz lr (1 − μ) / √((1 − ν) (1 − μ² / ν)) is one, too; the sequences come to "
         f"at least {least:.2f} and at most {rows.reached.max():.9f} of that. It is lr at ν = μ, "

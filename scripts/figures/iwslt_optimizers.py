@@ -140,7 +140,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 4.4))
         height = fig.get_figheight()
-        fig.text(0.01, 1 - 0.08 / height, "A translation transformer with six optimizers",
+        fig.text(0.01, 1 - 0.08 / height, "A translation transformer with all optimizers",
                  fontsize=11, fontweight="bold", va="top")  # fmt: skip
         style.legend(fig, names, top=1 - 0.3 / height)
         grid = fig.add_gridspec(1, 2, left=0.07, right=0.99, wspace=0.2, top=1 - 0.85 / height,

@@ -113,7 +113,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     looks = [style.mark(name) for name in names]
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 4.7))
-        fig.text(0.01, 0.985, f"Rainbow with six optimizers{config['note']}", fontsize=11,
+        fig.text(0.01, 0.985, f"Rainbow with all optimizers{config['note']}", fontsize=11,
                  fontweight="bold", va="top")  # fmt: skip
         style.legend(fig, names, top=0.95)
         grid = fig.add_gridspec(2, 2, left=0.075, right=0.985, top=0.84, bottom=0.24, hspace=0.72,
