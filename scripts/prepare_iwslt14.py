@@ -17,13 +17,12 @@ import re
 import shutil
 import sys
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.progress import progress
-from tasks.images import DataError
+from tasks.images import NETWORK_ERRORS, DataError
 from tasks.iwslt_transformer import text
 from tasks.iwslt_transformer.text import SOURCE, TARGET
 
@@ -45,11 +44,11 @@ def prepare(archive: str, data_dir: Path, merges: int) -> Path:
     if (made / text.CODE).exists():
         print(f"{made}: there already")
         return made
+    local = Path(archive).expanduser()
+    if "://" not in archive and not local.exists():
+        raise DataError(f"archive={archive}: no such file")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        local = Path(archive).expanduser()
-        if "://" not in archive and not local.exists():
-            raise DataError(f"archive={archive}: no such file")
         packed = local if local.exists() else download(archive, data_dir / "iwslt14.de-en.tgz")
         raw = read_archive(packed)
         words = {name: tokens(name, raw[name]) for name in progress(list(raw), "tokenising")}
@@ -73,15 +72,15 @@ def download(url: str, target: Path) -> Path:
         return target
     part = target.with_suffix(".part")
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     print(f"{url}: downloading" + (f", from byte {have:,} on" if have else ""), flush=True)
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=60) as answer:
             goes_on = have > 0 and answer.status == 206
             expected = int(answer.headers.get("Content-Length") or -1)
             with part.open("ab" if goes_on else "wb") as file:
                 shutil.copyfileobj(answer, file, 1 << 20)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (*NETWORK_ERRORS, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"archive={url}: {reason}; archive=FILE takes one downloaded by hand"

@@ -80,12 +80,29 @@ def test_damage_is_one_line_and_nothing_half_written_stays(tmp_path, capsys):
     uneven["train.tags.de-en.de"] += "noch ein Satz\n"
     uneven = archive(tmp_path / "uneven.tgz", uneven)
     for path, message in [(short, "truncated or no archive"), (noise, "truncated or no archive"), (lacking, "train.tags.de-en.en is not in it"),
-                          (uneven, "117 sentences"), ("http://127.0.0.1:9/x.tgz", "refused")]:  # fmt: skip
+                          (uneven, "117 sentences"), ("http://127.0.0.1:9/x.tgz", "refused"),
+                          ("/nowhere/x.tgz", "archive=/nowhere/x.tgz: no such file"), ("http://[x/y", "archive=http://[x/y: ")]:  # fmt: skip
         assert prepare(path, tmp_path / "data") == 2
         error = capsys.readouterr().err.removeprefix("tokenising: 12\n")
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
         assert not (tmp_path / "data" / "iwslt14.de-en").exists()
     assert main(["merges=x"]) == 2 and "merges=x: a whole number" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_the_download_goes_on_from_there(tmp_path, monkeypatch, capsys):
+    whole = archive(tmp_path / "whole.tgz", members())
+
+    def interrupted(answer, file, length):
+        file.write(answer.read(100))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", interrupted)
+        assert prepare(whole.as_uri(), tmp_path / "data") == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert (tmp_path / "data" / "iwslt14.de-en.part").stat().st_size == 100
+    assert prepare(whole.as_uri(), tmp_path / "data") == 0
+    assert "from byte 100 on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("a", "b", "kept"), [(3, 2, True), (4, 2, False), (2, 4, False),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks import images
-from tasks.task import Task, stream
+from tasks.task import Task, check_choice, check_counts, check_texts, stream
 
 INITS = ("kaiming", "rolnick_hanin")
 # Standard deviation of a standard normal that is cut at +-2.
@@ -68,12 +68,9 @@ class DeepFC(Task):
         eval_size: int = 1024,
     ) -> None:
         super().__init__()
-        for name, value in (("depth", depth), ("width", width), ("batch", batch),
-                            ("eval_size", eval_size)):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value}: a whole number >= 1 expected")
-        if init not in INITS:
-            raise ValueError(f"init={init}: one of {', '.join(INITS)} expected")
+        check_counts(1, depth=depth, width=width, batch=batch, eval_size=eval_size)
+        check_choice(INITS, init=init)
+        check_texts(data_dir=data_dir)
         data = images.load(dataset, data_dir, mirror=mirror)
         if batch > len(data.labels):
             raise ValueError(f"batch={batch}: at most {len(data.labels):,} examples in {dataset}")

@@ -197,13 +197,16 @@ BAD = [
     ({"batch": True}, "batch=True: a whole number >= 1 expected"),
     ({"batch": 5000}, "batch=5000: at most 1,437 examples in digits"),
     ({"init": "xavier"}, "init=xavier: one of kaiming, rolnick_hanin expected"),
-    ({"dataset": "digit"}, "digits"),
+    ({"init": ["kaiming"]}, r"init=\['kaiming'\]: one of kaiming, rolnick_hanin expected"),
+    ({"data_dir": 5}, "data_dir=5: a text expected"),
+    ({"dataset": "digit"}, "dataset=digit: unknown data set; did you mean digits"),
+    ({"dataset": ["digits"]}, r"dataset=\['digits'\]: unknown data set"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, OSError), match=f"^{message}"):
         DeepFC(seeds=[0], **{**SMALL, **arguments})
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.task import Task, stream
+from tasks.task import Task, check_counts, stream
 
 TINY, HUGE = 1e-150, 1e150
 STREAM_BLOCK = 512  # steps that a stream draws at once; part of its definition
@@ -79,7 +79,8 @@ class GradientSequence(Task):
         silence: int = 0,
     ) -> None:
         super().__init__()
-        _check(kinds, ratios, silence)
+        _check(kinds, ratios)
+        check_counts(0, silence=silence)
         self.replicas = []
         for kind in kinds:
             if kind in RANDOM:
@@ -130,12 +131,10 @@ class GradientSequence(Task):
         return self._table[self.step % STREAM_BLOCK]
 
 
-def _check(kinds: Any, ratios: Any, silence: Any) -> None:
+def _check(kinds: Any, ratios: Any) -> None:
     known = isinstance(kinds, Sequence) and all(kind in KINDS for kind in kinds)
     if not known or not kinds or len(set(kinds)) < len(kinds):
         raise ValueError(f"kinds={kinds}: a list of different ones of {', '.join(KINDS)} expected")
     numbers = isinstance(ratios, Sequence) and all(type(r) in (int, float) for r in ratios)
     if not numbers or not all(0 < r < math.inf for r in ratios) or len(set(ratios)) < len(ratios):
         raise ValueError(f"ratios={ratios}: a list of different finite numbers > 0 expected")
-    if type(silence) is not int or silence < 0:
-        raise ValueError(f"silence={silence}: a whole number of steps >= 0 expected")

@@ -169,6 +169,7 @@ def test_going_on_from_a_state_dict_gives_the_same_bits():
         ({"kinds": ["burst"], "ratios": [0.5]}, "ratios"),
         ({"silence": -1}, "silence"),
         ({"silence": 2.5}, "silence"),
+        ({"silence": True}, "silence"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

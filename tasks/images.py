@@ -82,7 +82,7 @@ def load(name: str, data_dir: str | Path, train: bool = True, mirror: str | None
         DataError: one line; nothing damaged is ever loaded, or overwritten.
     """
     loaders = {"cifar10": _cifar10, "mnist": _mnist, "digits": _digits}
-    if name not in loaders:
+    if name not in list(loaders):
         close = difflib.get_close_matches(str(name).lower(), loaders, n=1, cutoff=0.5)
         nearest = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(loaders)

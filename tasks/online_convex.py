@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.task import Task, stream
+from tasks.task import Task, check_numbers, stream
 
 ITEMS = 64  # losses in the sample of a seed
 DIMENSIONS = 3
@@ -99,13 +99,17 @@ class OnlineConvex(Task):
     ) -> None:
         super().__init__()
         known = isinstance(problem, Sequence) and not isinstance(problem, str)
-        if not known or not problem or any(name not in LINKS for name in problem):
+        if not known or not problem or any(name not in list(LINKS) for name in problem):
             raise ValueError(f"problem={problem}: a list of some of {', '.join(LINKS)} expected")
         if len(set(problem)) < len(problem):
             raise ValueError(f"problem={problem}: each problem once expected")
-        _check_above("reddi_large", reddi_large, 2)
-        _check_above("stochastic_large", stochastic_large, 1)
-        _check_above("stochastic_surplus", stochastic_surplus, 0)
+        check_numbers("a finite number > 2", lambda x: 2 < x < math.inf, reddi_large=reddi_large)
+        check_numbers(
+            "a finite number > 1", lambda x: 1 < x < math.inf, stochastic_large=stochastic_large
+        )
+        check_numbers(
+            "a finite number > 0", lambda x: 0 < x < math.inf, stochastic_surplus=stochastic_surplus
+        )
         if stochastic_surplus >= stochastic_large:
             raise ValueError(
                 f"stochastic_surplus={stochastic_surplus}: a number below stochastic_large="
@@ -270,8 +274,3 @@ def _descend(height: Callable[[Floats], Floats], x: Floats, move: Floats) -> Flo
             return there
         size[ascends] /= 2
     return there
-
-
-def _check_above(name: str, value: Any, bound: float) -> None:
-    if type(value) not in (int, float) or not bound < value < math.inf:
-        raise ValueError(f"{name}={value}: a finite number > {bound:g} expected")

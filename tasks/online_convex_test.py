@@ -209,6 +209,9 @@ def test_packed_equals_alone(name):
         ({"stochastic_surplus": 0.0}, "stochastic_surplus"),
         ({"stochastic_surplus": 200.0}, "stochastic_surplus"),
         ({"reddi_large": math.nan}, "reddi_large"),
+        ({"reddi_large": "3"}, "reddi_large"),
+        ({"stochastic_surplus": True}, "stochastic_surplus"),
+        ({"problem": [["reddi"]]}, "problem"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

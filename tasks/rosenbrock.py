@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tasks.task import Task, stream
+from tasks.task import Task, check_flags, check_numbers, stream
 
 STREAM_BLOCK = 2048  # steps of noise that a stream draws at once; part of its definition
 TABLE_BLOCK = 256  # of these, how many lie scaled for all replicas at a time
@@ -73,12 +73,10 @@ class Rosenbrock(Task):
         super().__init__()
         if not _numbers(sigma) or len(sigma) == 0 or any(not 0 <= s < math.inf for s in sigma):
             raise ValueError(f"sigma={sigma}: a list of finite noise levels >= 0 expected")
-        if not _numbers([tol]) or not tol > 0:
-            raise ValueError(f"tol={tol}: a number > 0 expected")
-        if not _numbers(start) or len(start) != 2:
-            raise ValueError(f"start={start}: a list of two coordinates expected")
-        if not isinstance(path, bool):
-            raise TypeError(f"path={path}: true or false expected")
+        check_numbers("a number > 0", lambda x: x > 0, tol=tol)
+        if not _numbers(start) or len(start) != 2 or not all(map(math.isfinite, start)):
+            raise ValueError(f"start={start}: a list of two finite coordinates expected")
+        check_flags(path=path)
         self.replicas = [{"seed": seed, "sigma": level} for level in sigma for seed in seeds]
         self.seeds, self.sigma, self.path = tuple(seeds), tuple(sigma), path
         self.step = 0

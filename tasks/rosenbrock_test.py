@@ -197,7 +197,11 @@ def test_noise_is_keyed_by_seed_alone_and_uniform():
         ({"sigma": [-0.1]}, "sigma"),
         ({"sigma": [math.nan]}, "sigma"),
         ({"tol": 0.0}, "tol"),
+        ({"tol": True}, "tol"),
+        ({"tol": "0.1"}, "tol"),
         ({"start": [0.0]}, "start"),
+        ({"start": [0.0, math.nan]}, "start"),
+        ({"path": 1}, "path"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -1,8 +1,9 @@
 """The contract between a task and the training loop."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -72,3 +73,42 @@ def stream(seed: int, purpose: str, block: int = 0) -> np.random.Generator:
     optimizers on the same seed see the same noise, and any block can be drawn again after a kill.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), block])
+
+
+# Arguments: each check takes them by name and raises ValueError, one line, for the first bad one.
+# A flag of 5 or a count of True is a slip: refuse rather than guess.
+
+
+def check_flags(**values: Any) -> None:
+    _check("true or false", lambda value: isinstance(value, bool), values)
+
+
+def check_counts(least: int, **values: Any) -> None:
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    _check(f"a whole number >= {least}", holds, values)
+
+
+def check_numbers(allowed: str, within: Callable[[float], bool], **values: Any) -> None:
+    """``allowed`` says in words what is ``within``, which NaN should not be."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and within(value)
+
+    _check(allowed, holds, values)
+
+
+def check_choice(known: Collection[str], **values: Any) -> None:
+    _check(f"one of {', '.join(known)}", lambda value: value in list(known), values)
+
+
+def check_texts(**values: Any) -> None:
+    """Names and paths."""
+    _check("a text", lambda value: isinstance(value, str | Path), values)
+
+
+def _check(allowed: str, holds: Callable[[Any], bool], values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if not holds(value):
+            raise ValueError(f"{name}={value}: {allowed} expected")

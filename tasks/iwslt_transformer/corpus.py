@@ -46,8 +46,8 @@ class Corpus:
                 if len(long):
                     place = f"{self.places[split]}.{language}:{long[0] + 1}"
                     raise DataError(
-                        f"{place}: {side.lengths[long[0]]:,} pieces, more than "
-                        f"task.max_tokens={max_tokens:,}; shorten or remove it"
+                        f"max_tokens={max_tokens}: {place} has {side.lengths[long[0]]:,} pieces; "
+                        "as many expected, or shorten or remove it"
                     )
 
 
@@ -55,31 +55,41 @@ def load(name: str, data_dir: Path, merges: int) -> Corpus:
     """The corpus ``numbers``, or that of a folder: a data-bin, pieces, or plain text.
 
     Raises:
-        DataError: one line, with file and line where there is one.
+        DataError: one line that begins with the key, with file and line where there is one.
     """
     if name == numbers.NAME:
         return _generated()
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise DataError(f"corpus={name}: '{numbers.NAME}' or a folder expected; there is none")
-    if any(folder.glob("dict.*.txt")):
-        return _data_bin(folder)
-    made = text.segmented(folder, merges, data_dir)
-    lines = {split: text.read_pairs(made, split) for split in SPLITS}
-    if made == folder:  # the text itself is not there
-        references = {split: text.detokenize(map(text.join_pieces, lines[split][1]), TARGET)
-                      for split in SPLITS[1:]}  # fmt: skip
-    else:
-        references = {split: text.read_pairs(folder, split)[1] for split in SPLITS[1:]}
-    return _numbered(folder.resolve().name, lines, references, folder)
+    try:
+        if any(folder.glob("dict.*.txt")):
+            return _data_bin(folder)
+        if not (folder / f"train.{SOURCE}").exists():
+            raise DataError(f"no train.{SOURCE} in it; train, valid and test in .{SOURCE} and "
+                            f".{TARGET} expected, or a fairseq data-bin")  # fmt: skip
+        lines = {split: text.read_pairs(folder, split) for split in SPLITS}
+        in_pieces = (folder / text.CODE).exists()
+    except OSError as error:
+        raise DataError(f"corpus={name}: {error}") from None
+    if in_pieces:  # the text itself is not there
+        return _numbered(folder.resolve().name, lines, _joined(lines), folder)
+    made = text.segmented(folder, lines, merges, data_dir)
+    pieces = {split: text.read_pairs(made, split) for split in SPLITS}
+    references = {split: lines[split][1] for split in SPLITS[1:]}
+    return _numbered(folder.resolve().name, pieces, references, folder)
 
 
 @functools.cache  # a sweep makes it once a process
 def _generated() -> Corpus:
     lines = {split: numbers.sentences(split) for split in SPLITS}
-    references = {split: text.detokenize(map(text.join_pieces, lines[split][1]), TARGET)
-                  for split in SPLITS[1:]}  # fmt: skip
-    return _numbered(numbers.NAME, lines, references, Path(numbers.NAME))
+    return _numbered(numbers.NAME, lines, _joined(lines), Path(numbers.NAME))
+
+
+def _joined(lines: dict[str, tuple[list[str], list[str]]]) -> dict[str, list[str]]:
+    """Running text in the target language, of pieces."""
+    return {split: text.detokenize(map(text.join_pieces, lines[split][1]), TARGET)
+            for split in SPLITS[1:]}  # fmt: skip
 
 
 def _numbered(

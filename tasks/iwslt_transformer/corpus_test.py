@@ -90,15 +90,22 @@ def test_what_is_wrong_with_a_corpus_is_one_line_with_file_and_line(
     damage(plain)
     with pytest.raises(DataError) as error:
         load(str(plain), tmp_path / "data", 10)
+    assert str(error.value).startswith(f"corpus={plain}: ")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_data_dir_that_cannot_be_written_is_named_and_not_the_corpus(plain, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="^data_dir=.*/file: cannot be written: "):
+        load(str(plain), tmp_path / "file", 10)
 
 
 def test_a_sentence_longer_than_a_batch_is_named(plain, tmp_path):
     lines = (plain / "train.de").read_text().splitlines()
     lines[4] = "lang " * 50
     (plain / "train.de").write_text("\n".join([*lines, ""]))
-    with pytest.raises(DataError, match=r"train\.de:5: \d+ pieces, more than task.max_tokens=40"):
+    with pytest.raises(DataError, match=r"^max_tokens=40: .*train\.de:5 has \d+ pieces; as many"):
         load(str(plain), tmp_path / "data", 10).check_lengths(40)
 
 
@@ -169,6 +176,7 @@ def test_a_damaged_data_bin_is_one_line(data_bin, tmp_path, damage, message):
     damage(folder)
     with pytest.raises(DataError) as error:
         load(str(folder), tmp_path, 1)
+    assert str(error.value).startswith(f"corpus={folder}: ")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 

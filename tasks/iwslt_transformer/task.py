@@ -18,13 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.func import functional_call
 
-from tasks.images import DataError
 from tasks.iwslt_transformer import bleu
 from tasks.iwslt_transformer.batches import Batch, Pairs, batch, epoch_order, grouped
 from tasks.iwslt_transformer.corpus import load
 from tasks.iwslt_transformer.loss import smoothed_loss
 from tasks.iwslt_transformer.model import Shape, Transformer
-from tasks.task import Task
+from tasks.task import Task, check_counts, check_numbers, check_texts
 
 # torch and oneDNN keep each kernel of half precision with its memory, by shape, 1,024 of them. Batches
 # have hundreds of shapes; by that a process grows to several times what an update needs.
@@ -93,27 +92,23 @@ class IwsltTransformer(Task):
         average: int = 1,
     ) -> None:
         super().__init__()
-        counts = {"merges": merges, "max_tokens": max_tokens, "update_freq": update_freq,
-                  "width": width, "feed_forward": feed_forward, "heads": heads, "layers": layers,
-                  "window": window, "beam": beam, "average": average}  # fmt: skip
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value}: a whole number >= 1 expected")
+        check_texts(corpus=corpus, data_dir=data_dir)
+        check_counts(
+            1, merges=merges, max_tokens=max_tokens, update_freq=update_freq, width=width,
+            feed_forward=feed_forward, heads=heads, layers=layers, window=window, beam=beam,
+            average=average,
+        )  # fmt: skip
         if width % (2 * heads):
             raise ValueError(f"heads={heads}: twice that does not divide width={width}")
-        if isinstance(bleu_sentences, bool) or bleu_sentences < 0:
-            raise ValueError(f"bleu_sentences={bleu_sentences}: a whole number >= 0 expected")
-        for name, value in (("dropout", dropout), ("label_smoothing", label_smoothing)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}={value}: a number in [0, 1) expected")
+        check_counts(0, bleu_sentences=bleu_sentences)
+        check_numbers(
+            "a number in [0, 1)", lambda x: 0 <= x < 1, dropout=dropout,
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
         if len(seeds) > 1:
             raise ValueError(f"seeds={list(seeds)}: one seed a run; sweep seed=0,1,... instead")
         (self.seed,) = seeds
-        try:
-            data = load(corpus, Path(data_dir), merges)
-        except DataError as error:
-            text = str(error).removeprefix(f"corpus={corpus}: ")
-            raise DataError(f"corpus={corpus}: {text}") from None
+        data = load(corpus, Path(data_dir), merges)
         self.replicas = [{"seed": self.seed, "corpus": data.name}]
         self.max_tokens, self.update_freq, self.window = max_tokens, update_freq, window
         self.label_smoothing, self.bleu_sentences = label_smoothing, bleu_sentences

@@ -130,17 +130,14 @@ def read_pairs(folder: Path, split: str) -> tuple[list[str], list[str]]:
     return source, target
 
 
-def segmented(folder: Path, merges: int, data_dir: Path) -> Path:
-    """The folder of a corpus in pieces: ``folder`` itself if it is, else made under ``data_dir``.
+def segmented(
+    folder: Path, texts: dict[str, tuple[list[str], list[str]]], merges: int, data_dir: Path
+) -> Path:
+    """The plain ``texts`` of ``folder`` in pieces: a folder under ``data_dir``, made once.
 
-    What is made is kept under a name that is the digest of the texts and of ``merges``, and
-    appears whole or not at all. Raises DataError.
+    Its name is the digest of the texts and of ``merges``; it appears whole or not at all. Raises
+    DataError.
     """
-    if not folder.is_dir():
-        raise DataError(f"corpus={folder}: no such folder")
-    if (folder / CODE).exists():
-        return folder
-    texts = {split: read_pairs(folder, split) for split in SPLITS}
     digest = hashlib.sha256(f"moses tokens, {merges} merges".encode())
     for pair in texts.values():
         for lines in pair:

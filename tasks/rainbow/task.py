@@ -37,7 +37,7 @@ from tasks.rainbow.memory import available_bytes
 from tasks.rainbow.network import Network
 from tasks.rainbow.random_rows import Rows, factor_noise, uniform
 from tasks.rainbow.replay import SLOT_BYTES, Replay
-from tasks.task import Task
+from tasks.task import Task, check_counts, check_flags, check_numbers, check_texts
 
 SMOOTHING = 0.01  # of the reported loss
 SECONDS_BETWEEN_LINES = 10.0
@@ -116,24 +116,31 @@ class Rainbow(Task):
         super().__init__()
         if len(seeds) != 1:
             raise ValueError(f"seeds={list(seeds)}: rainbow runs one seed at a time; sweep `seed`")
-        for name, value, least in (
-            ("batch", batch, 1), ("train_every", train_every, 1), ("target_every", target_every, 1),
-            ("n_step", n_step, 1), ("beta_steps", beta_steps, 1), ("eval_games", eval_games, 1),
-            ("eval_most_steps", eval_most_steps, 1),
-            ("atoms", atoms, 2), ("capacity", capacity, n_step + 2 * environment.STACK),
-            ("learning_starts", learning_starts, n_step),
-        ):  # fmt: skip
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value}: a whole number >= {least} expected")
-        for name, value in (
-            ("gamma", gamma), ("alpha", alpha), ("beta", beta), ("greatest_decay", greatest_decay),
-            ("epsilon", epsilon), ("epsilon_end", epsilon_end),
-        ):  # fmt: skip
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: a number from 0 to 1 expected")
-        for name, value in (("sigma", sigma), ("epsilon_decay", epsilon_decay)):
-            if not value > 0:
-                raise ValueError(f"{name}={value}: a positive number expected")
+        check_texts(game=game)
+        check_flags(
+            life_is_episode=life_is_episode, clip_rewards=clip_rewards, double=double,
+            dueling=dueling, noisy=noisy, prioritized=prioritized, video=video,
+            normalise_weights=normalise_weights, distributional=distributional,
+        )  # fmt: skip
+        if overlap is not None and not isinstance(overlap, bool):
+            raise ValueError(f"overlap={overlap}: true, false or null expected")
+        check_counts(
+            1, batch=batch, train_every=train_every, target_every=target_every, n_step=n_step,
+            beta_steps=beta_steps, eval_games=eval_games, eval_most_steps=eval_most_steps,
+        )  # fmt: skip
+        check_counts(2, atoms=atoms)
+        check_counts(n_step + 2 * environment.STACK, capacity=capacity)
+        check_counts(n_step, learning_starts=learning_starts)
+        check_numbers(
+            "a number from 0 to 1", lambda x: 0 <= x <= 1, gamma=gamma, alpha=alpha, beta=beta,
+            greatest_decay=greatest_decay, epsilon=epsilon, epsilon_end=epsilon_end,
+        )  # fmt: skip
+        if sticky is not None:
+            check_numbers("a number in [0, 1), or null,", lambda x: 0 <= x < 1, sticky=sticky)
+        check_numbers(
+            "a positive number", lambda x: x > 0, sigma=sigma, epsilon_decay=epsilon_decay
+        )
+        check_numbers("a finite number", math.isfinite, v_min=v_min, v_max=v_max)
         if not v_min < v_max:
             raise ValueError(f"v_min={v_min}: less than v_max={v_max} expected")
         (seed,) = seeds

@@ -304,10 +304,21 @@ def test_it_learns_to_balance_a_pole(optimizer):
     ({"v_min": 3.0, "v_max": 3.0}, "v_min=3.0: less than v_max=3.0"),
     ({"epsilon_decay": 0.0}, "epsilon_decay=0.0: a positive number"),
     ({"sigma": -1.0}, "sigma=-1.0: "),
+    ({"batch": True}, "batch=True: a whole number >= 1 expected"),
+    ({"gamma": "x"}, "gamma=x: a number from 0 to 1 expected"),
+    ({"beta": True}, "beta=True: a number from 0 to 1 expected"),
+    ({"v_max": math.inf}, "v_max=inf: a finite number expected"),
+    ({"sticky": 1}, "sticky=1: a number in .0, 1., or null, expected"),
+    ({"sticky": "often"}, "sticky=often: a number in"),
+    ({"overlap": 0}, "overlap=0: true, false or null expected"),
+    ({"game": 5}, "game=5: a text expected"),
+    *(({flag: 5}, f"{flag}=5: true or false expected") for flag in (
+        "life_is_episode", "clip_rewards", "double", "dueling", "noisy", "prioritized",
+        "normalise_weights", "distributional", "video")),
     ({"game": "Breakout"}, "game=Breakout: gymnasium knows no such environment"),
 ])  # fmt: skip
 def test_bad_input(changes, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"^{words}"):
         Rainbow(**({"seeds": [0]} | CARTPOLE | changes))
 
 

@@ -18,13 +18,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tasks.style_transfer import pictures, vgg
-from tasks.task import Task, stream
+from tasks.task import Task, check_choice, check_numbers, check_texts, stream
 
 INITS, POOLINGS = ("content", "noise"), ("max", "avg")
 
@@ -71,14 +72,15 @@ class StyleTransfer(Task):
         data_dir: str | Path = "data",
     ) -> None:
         super().__init__()
-        for name, value, known in (("net", net, vgg.BLOCKS), ("pooling", pooling, POOLINGS),
-                                   ("init", init, INITS)):  # fmt: skip
-            if value not in known:
-                raise ValueError(f"{name}={value}: one of {', '.join(known)} expected")
+        check_choice(vgg.BLOCKS, net=net)
+        check_choice(POOLINGS, pooling=pooling)
+        check_choice(INITS, init=init)
+        check_texts(weights=weights, data_dir=data_dir)
         contents, styles = _pairs(content, style)
         self.content_weights = _weights("content", net, content_layers, content_weight)
         self.style_weights = _weights("style", net, style_layers, style_weight)
-        self.tv_weight = _number("tv_weight", tv_weight)
+        check_numbers("a number >= 0", _at_least_zero, tv_weight=tv_weight)
+        self.tv_weight = float(tv_weight)
         taps = {*self.content_weights, *self.style_weights}
         if not taps:
             raise ValueError("style_layers=[]: a layer expected, here or in content_layers")
@@ -254,7 +256,7 @@ def _total_variation(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(content: str | Sequence[str], style: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    contents, styles = ([v] if isinstance(v, str) else list(v) for v in (content, style))
+    contents, styles = _list(content), _list(style)
     for name, values in (("content", contents), ("style", styles)):
         if not values or not all(isinstance(value, str) for value in values):
             raise ValueError(f"{name}={values}: a picture or a list of pictures expected")
@@ -269,30 +271,36 @@ def _pairs(content: str | Sequence[str], style: str | Sequence[str]) -> tuple[li
 
 
 def _size(size: int | Sequence[int]) -> int | tuple[int, int]:
-    sides = [size] if isinstance(size, int) else list(size) if isinstance(size, list) else []
+    sides = _list(size) if isinstance(size, Sequence) else [size, size]
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
-    if not whole or len(sides) not in (1, 2) or min(sides) < 1:
+    if not whole or len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"size={size}: a whole number of pixels, or [height,width], expected")
     return size if isinstance(size, int) else (sides[0], sides[1])
 
 
-def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value}: a number >= 0 expected")
-    return float(value)
+def _list(value: Any) -> list[Any]:
+    """A single one as a list of one."""
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if several else [value]
+
+
+def _at_least_zero(x: float) -> bool:
+    return 0 <= x < math.inf
 
 
 def _weights(
     kind: str, net: str, layers: str | Sequence[str], weight: float | Sequence[float]
 ) -> dict[str, float]:
     """Of each layer its weight."""
-    name, layers = f"{kind}_layers", [layers] if isinstance(layers, str) else layers
+    name, layers = f"{kind}_layers", _list(layers)
     try:
         vgg.check_layers(net, layers)
     except ValueError as error:
         raise ValueError(f"{name}={','.join(map(str, layers))}: {error}") from None
-    each = list(weight) if isinstance(weight, Sequence) else [weight] * len(layers)
+    each = _list(weight) if isinstance(weight, Sequence) else [weight] * len(layers)
     if len(each) != len(layers):
         raise ValueError(f"{kind}_weight={weight}: one number expected, or one for each of "
                          f"{len(layers)} layers")  # fmt: skip
-    return {layer: _number(f"{kind}_weight", w) for layer, w in zip(layers, each, strict=True)}
+    for value in each:
+        check_numbers("a number >= 0", _at_least_zero, **{f"{kind}_weight": value})
+    return {layer: float(value) for layer, value in zip(layers, each, strict=True)}

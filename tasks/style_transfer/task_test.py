@@ -195,6 +195,14 @@ WRONG = {
     # before the weights, which may be a download
     "content=none.png task.weights=nowhere": "task.content=none.png: No such file",
     "size=7": "task.content=china: comes out as 5 x 7 pixels, at least 8 x 8 expected for relu4_2",
+    "size=[64]": "task.size=[64]: a whole number of pixels",
+    "size=true": "task.size=True: a whole number of pixels",
+    "content=5": "task.content=[5]: a picture or a list of pictures expected",
+    "net=[vgg19]": "task.net=['vgg19']: one of vgg16, vgg19 expected",
+    "style_layers=5": "task.style_layers=5: vgg19 has no layer 5",
+    "style_weight=true": "task.style_weight=True: a number >= 0 expected",
+    "weights=5": "task.weights=5: a text expected",
+    "data_dir=5": "task.data_dir=5: a text expected",
     "size=0": "task.size=0: a whole number of pixels, or [height,width], expected",
     "size=[64,32,3]": "task.size=[64, 32, 3]: a whole number of pixels",
     "net=vgg13": "task.net=vgg13: one of vgg16, vgg19 expected",
@@ -218,6 +226,22 @@ def test_bad_input_is_one_line(wrong, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {WRONG[wrong]}") and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_weights_are_fetched_after_all_else_is_checked(tmp_path, monkeypatch):
+    def fetched(*_):
+        raise ValueError("fetched")
+
+    monkeypatch.setattr(vgg, "load_weights", fetched)
+    with pytest.raises(ValueError, match="^weights=imagenet: fetched$"):
+        StyleTransfer([0])
+    Image.new("RGB", (20, 30)).save(tmp_path / "tall.png")
+    for name, value in {"content": "none.jpg", "style": ["none.jpg"], "size": 3, "tv_weight": -1,
+                        "content_weight": "x", "data_dir": 5}.items():  # fmt: skip
+        with pytest.raises(ValueError, match=f"^({name}|content)="):
+            StyleTransfer([0], **{name: value})
+    with pytest.raises(ValueError, match="^size=512: the content pictures come out unlike"):
+        StyleTransfer([0], content=["china", str(tmp_path / "tall.png")])
 
 
 def test_contents_of_unlike_shapes_are_not_packed(tmp_path, capsys):
