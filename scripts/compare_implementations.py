@@ -26,6 +26,7 @@ import torch
 from laprop import AdaBound, LaProp
 from runners.collect import write_atomically
 from runners.provenance import code_version
+from scripts.command import command
 
 STEPS, SIZE = 240, 64
 LR = 1e-2
@@ -358,10 +359,11 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(parts).rstrip()
 
 
-def main() -> int:
+@command
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     peers = ("timm", "pytorch_optimizer", "heavyball")
     missing = [name for name in peers if not _installed(name)]
     if missing:
@@ -374,7 +376,7 @@ def main() -> int:
     text = to_markdown(table)
     print(text)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *peers))
-    folder = arguments.results_dir / "implementations"
+    folder = options.results_dir / "implementations"
     write_atomically(
         folder / "deviations.csv", table.to_csv(index=False, float_format="%.3g").encode()
     )

@@ -11,7 +11,6 @@ from runners.config import ConfigError
 from runners.sweep import plan, sweep
 from scripts import report
 from scripts.figures import __main__ as figures
-from scripts.figures import training
 
 EXPERIMENT = "uv_plane"
 
@@ -118,8 +117,6 @@ def test_a_damaged_line_is_named(results) -> None:
 
 
 def test_more_trials_for_one_optimizer_are_refused(results, monkeypatch) -> None:
-    monkeypatch.setattr(training, "few", lambda *_: None)  # three seeds are too few anyway
-
     def fewer_for_adam(whole):
         jobs = plan(whole)
         return [job for job in jobs

@@ -13,8 +13,9 @@ intersection-union test, which needs no correction).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -40,6 +41,12 @@ class Verdict:
     p_holm: float = math.nan  # over all verdicts of the experiment; NaN before `settle`
     refused: str = ""  # why the fairness gate refused
     sentence: str = ""
+
+
+# the columns of claims.csv that hold numbers
+NUMBERS: dict[Hashable, Any] = {
+    name: f.type for name, f in Verdict.__dataclass_fields__.items() if f.type is not str
+}
 
 
 def judge(
@@ -191,18 +198,33 @@ def effect_text(v: Verdict) -> str:
     if not v.effect_unit:
         return "–"
     known = not (math.isnan(v.low) and math.isnan(v.high))
-    interval = f" ({number(v.low)} to {number(v.high)})" if known else ""
-    return f"{number(v.effect)}{interval} {v.effect_unit}"
+    digits = _digits(v.effect, v.low, v.high)
+    value, low, high = (number(x, digits) for x in (v.effect, v.low, v.high))
+    return f"{value}{f' ({low} to {high})' if known else ''} {v.effect_unit}"
 
 
-def number(value: float) -> str:
-    """A number for a reader: two or three digits, and all of those before the point."""
-    size = abs(value)
+def number(value: float, digits: int | None = None) -> str:
+    """A number for a reader: two or three digits, and all of those before the point.
+
+    ``digits``: after the point, where it stands beside others; negative: a power of ten.
+    """
     if math.isnan(value):
         return "unknown"
+    if digits is None:
+        digits = _digits(value)
+    text = f"{value:.1e}" if digits < 0 else f"{value:,.{digits}f}"
+    return text.replace("inf", "∞").replace("-", "−")
+
+
+def _digits(*values: float) -> int:
+    """How many digits after the point a value and its interval have: as many as the largest of them
+    needs, and two of the interval's width; -1 where all are too small for that."""
+    known = [abs(value) for value in values if math.isfinite(value)]
+    size, width = max(known, default=0.0), 0.0
+    if len(known) == len(values) > 1:
+        width = max(values) - min(values)
     if 0 < size < 0.001:
-        return f"{value:.1e}".replace("-", "−")
+        return -1
     least = {100: 0, 10: 1, 0.1: 2, 0.01: 3, 0.001: 4}  # from here on, digits after the point
     digits = next((n for bound, n in least.items() if size >= bound), 2)
-    text = f"{value:,.{digits}f}"
-    return text.replace("inf", "∞").replace("-", "−")
+    return max(digits, min(6, 1 - math.floor(math.log10(width)))) if width > 0 else digits

@@ -148,6 +148,24 @@ def test_numbers_for_a_reader(value: float, text: str) -> None:
     assert judging.number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [((0.01224, 0.00964, 0.01492), "0.0122 (0.0096 to 0.0149)"),
+     ((0.1796, -0.0133, 0.386), "0.18 (−0.01 to 0.39)"),
+     ((1.39607, 1.38317, 1.40965), "1.396 (1.383 to 1.410)"),
+     ((346.69, 0.0, 782.99), "347 (0 to 783)"),
+     ((20.0, 4.0, 36.0), "20.0 (4.0 to 36.0)"),
+     ((-0.0018, -0.0018, -0.0018), "−0.0018 (−0.0018 to −0.0018)"),
+     ((4.78e-17, 2.61e-17, 9.72e-17), "4.8e−17 (2.6e−17 to 9.7e−17)"),
+     ((0.0, 0.0, 0.0), "0.00 (0.00 to 0.00)"),
+     ((0.0684, math.nan, math.nan), "0.068")],
+)  # fmt: skip
+def test_an_effect_and_its_interval_have_one_precision(numbers, text: str) -> None:
+    effect, low, high = numbers
+    verdict = Verdict("c", "s", "supported", effect, "steps", low, high, 10)
+    assert judging.effect_text(verdict) == f"{text} steps"
+
+
 # ---------------------------------------------------------------- correction and rendering
 
 
@@ -179,7 +197,7 @@ def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
     text = judging.to_markdown(verdicts)
     rows = text.splitlines()
     assert len(rows) == 4 and text.endswith("\n")
-    assert "1,234 (−2.00 to ∞) steps" in rows[2] and "In \\| words." in rows[2]
+    assert "1,234 (−2 to ∞) steps" in rows[2] and "In \\| words." in rows[2]
     assert "**supported**" in rows[2] and "| < 0.001 |" in rows[2]
     assert "**inconclusive** (refused)" in rows[3] and "No ranking: the steps differ." in rows[3]
     judging.to_frame(verdicts).to_csv(tmp_path / "claims.csv", index=False)

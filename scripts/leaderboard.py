@@ -25,7 +25,8 @@ import pandas as pd
 from runners.collect import write_atomically
 from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
 from scripts import profiles, provenance, statistics
-from scripts.figures import board, style, targets
+from scripts.command import command
+from scripts.figures import board, hover, style, targets
 from scripts.profiles import Problem
 from scripts.statistics import MIN_SEEDS
 
@@ -69,7 +70,7 @@ def make(results_dir: Path, scale: str) -> Path:
 def _digest(steps: pd.DataFrame) -> str:
     """Of everything that a board is made from."""
     digest = hashlib.sha256(steps.to_csv(index=False).encode())
-    for module in (sys.modules[__name__], profiles, statistics, board, style):
+    for module in (sys.modules[__name__], profiles, statistics, board, style, hover):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -305,24 +306,22 @@ def to_text(folder: Path) -> str:
 # ---------------------------------------------------------------- command line
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
         return 0
     given = {"scale": "quick", "results_dir": "results", ADDED: ""}
-    try:
-        for text in arguments:
-            key, equals, value = text.partition("=")
-            if not equals or key not in given:
-                raise ConfigError(f"'{text}': not understood - {', '.join(given)} expected as "
-                                  "key=value")  # fmt: skip
-            given[key] = value
-        more = added([f"{ADDED}={given[ADDED]}"] if given[ADDED] else [])
-        folder = make(Path(given["results_dir"]), folder_name(given["scale"], more))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if not equals or key not in given:
+            raise ConfigError(
+                f"'{text}': not understood - {', '.join(given)} expected as key=value"
+            )
+        given[key] = value
+    more = added([f"{ADDED}={given[ADDED]}"] if given[ADDED] else [])
+    folder = make(Path(given["results_dir"]), folder_name(given["scale"], more))
     print(to_text(folder))
     print(f"\n{folder / 'figure.png'}\n{folder / 'README.md'}")
     return 0

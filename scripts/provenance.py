@@ -20,6 +20,10 @@ from scripts import faults
 from scripts.stand_ins import stand_ins
 
 FILE_NAME = "provenance.json"
+# without these a report has nothing to say of where its numbers come from
+TOLD = (
+    "command", "runs", "report_seeds", "tuning_seeds", "stand_ins", "code", "packages", "hardware",
+)  # fmt: skip
 
 
 def gather(
@@ -58,12 +62,14 @@ def read(folder: Path) -> dict[str, Any]:
     Raises ConfigError where it cannot be read.
     """
     path = folder / FILE_NAME
+    unknown = "without it, results count as of unknown origin"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        about = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
-        raise ConfigError(
-            f"{path}: not JSON; without it, results count as of unknown origin"
-        ) from None
+        raise ConfigError(f"{path}: not JSON; {unknown}") from None
+    if not isinstance(about, dict):
+        raise ConfigError(f"{path}: not a JSON object; {unknown}")
+    return about
 
 
 def write(folder: Path, about: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from runners.collect import write_atomically
 from runners.config import ROOT, ConfigError
 from scripts import judging, leaderboard, provenance, published
 from scripts.claims import CLAIMS, Claim
+from scripts.command import command
 from scripts.figures import style
 from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Verdict
 
@@ -126,9 +127,11 @@ def sections(results_dir: Path) -> list[Section]:
 
 def _section(experiment: str, scale: str, folder: Path) -> Section:
     about = provenance.read(folder)
+    if about and (missing := [key for key in provenance.TOLD if key not in about]):
+        raise ConfigError(f"{folder / provenance.FILE_NAME}: no {', '.join(missing)}")
     path = folder / "claims.csv"
     try:
-        verdicts = judging.from_frame(pd.read_csv(path))
+        verdicts = judging.from_frame(pd.read_csv(path, dtype=judging.NUMBERS))
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{path}: not a table of verdicts; python -m scripts.figures {experiment} "
                           f"scale={scale} makes it anew") from None  # fmt: skip
@@ -153,7 +156,11 @@ def rows(found: Sequence[Section]) -> list[Row]:
 
 
 def write(results_dir: Path) -> list[Path]:
-    """Write the report anew; returns what was written."""
+    """Write the report anew; returns what was written.
+
+    Raises ConfigError where results cannot be read, before anything is written.
+    """
+    sections(results_dir)
     published.make(results_dir)
     for scale in SCALES:
         if list(results_dir.glob(f"*/{scale}/{leaderboard.FILE_NAME}")):
@@ -341,21 +348,18 @@ def to_pdf(folders: Mapping[str, Path]) -> bytes:
     return buffer.getvalue()
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
         return 0
-    try:
-        if others := [a for a in arguments if not a.startswith("results_dir=")]:
-            raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
-        folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
-        if not folder.is_dir():
-            raise ConfigError(f"results_dir={folder}: no such folder")
-        print("\n".join(map(str, write(folder))))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if others := [a for a in arguments if not a.startswith("results_dir=")]:
+        raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
+    folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
+    if not folder.is_dir():
+        raise ConfigError(f"results_dir={folder}: no such folder")
+    print("\n".join(map(str, write(folder))))
     return 0
 
 

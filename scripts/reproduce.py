@@ -29,6 +29,7 @@ from runners.config import (
     on_leaderboard,
 )
 from runners.sweep import plan, state, sweep
+from scripts.command import command
 
 CHOSEN = "experiments"  # the key of this command
 LAUNCHER = "hydra/launcher=joblib"
@@ -135,6 +136,7 @@ def _import_analysis() -> None:
     import scripts.figures.__main__  # noqa: F401
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or any(a in ("-h", "--help") for a in arguments):
@@ -142,26 +144,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     overrides = [a for a in arguments if not a.startswith(f"{CHOSEN}=")]
     everything = [name for name in groups()["experiment"] if name != "none"]
-    try:
-        for key in (a.partition("=")[0] for a in overrides):
-            if difflib.get_close_matches(key, [CHOSEN], cutoff=0.8):
-                raise ConfigError(f"{key}: unknown key; did you mean {CHOSEN}?")
-        chosen = [a.partition("=")[2] for a in arguments if a.startswith(f"{CHOSEN}=")]
-        if added(overrides):
-            everything = on_leaderboard()
-        experiments = [e for e in chosen[-1].split(",") if e] if chosen else everything
-        for name in experiments:
-            if name not in groups()["experiment"]:
-                raise ConfigError(f"{CHOSEN}={name}: unknown experiment{hint(name, everything)}")
-        if not experiments:
-            raise ConfigError(f"{CHOSEN}=: one or more of {', '.join(everything)} expected")
-        return reproduce(experiments, overrides)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    for key in (a.partition("=")[0] for a in overrides):
+        if difflib.get_close_matches(key, [CHOSEN], cutoff=0.8):
+            raise ConfigError(f"{key}: unknown key; did you mean {CHOSEN}?")
+    chosen = [a.partition("=")[2] for a in arguments if a.startswith(f"{CHOSEN}=")]
+    if added(overrides):
+        everything = on_leaderboard()
+    experiments = [e for e in chosen[-1].split(",") if e] if chosen else everything
+    for name in experiments:
+        if name not in groups()["experiment"]:
+            raise ConfigError(f"{CHOSEN}={name}: unknown experiment{hint(name, everything)}")
+    if not experiments:
+        raise ConfigError(f"{CHOSEN}=: one or more of {', '.join(everything)} expected")
+    return reproduce(experiments, overrides)
 
 
 if __name__ == "__main__":

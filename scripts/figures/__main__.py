@@ -36,6 +36,7 @@ from runners.config import (
 )
 from runners.sweep import Job, plan
 from scripts import faults, judging, provenance, report
+from scripts.command import command
 from scripts.figures import style
 
 SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"
@@ -136,23 +137,21 @@ def _readme(about: Mapping[str, Any], verdicts: Sequence[judging.Verdict]) -> st
 """
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0 if arguments else 2
+    experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
     try:
-        experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
-        try:
-            folder, verdicts = make(experiment, overrides)
-        finally:  # also of results that lost their basis
-            report.write(results_dir(experiment, overrides))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        folder, verdicts = make(experiment, overrides)
+    except ConfigError:
+        where = results_dir(experiment, overrides)
+        if where.is_dir():  # its results may have lost their basis
+            report.write(where)
+        raise
+    report.write(results_dir(experiment, overrides))
     print(judging.to_text(verdicts))
     print(f"\n{folder / 'figure.png'}")
     return 0

@@ -33,7 +33,7 @@ from matplotlib.lines import Line2D
 
 from scripts import claims, judging
 from scripts.claims import GROWS, ROUNDING, SEVERE, Claim
-from scripts.figures import style
+from scripts.figures import hover, style
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 from tasks.gradient_sequence import HUGE, TINY
@@ -171,7 +171,7 @@ def _laprop_bounded(claim: Claim, setting: str, largest: pd.DataFrame, u: float,
         claim, setting,
         supported=worst <= 1 + ROUNDING and least >= SEVERE, contradicted=worst > 1 + ROUNDING,
         effect=worst, effect_unit="times the bound, at most", n=int(end.n.min()),
-        sentence=f"{end.n.min()} sequences at each of {len(end)} values of ν from {end.v.min():g} "
+        sentence=f"{end.n.min()} sequences {_each(len(end))} of ν from {end.v.min():g} "
         f"to {end.v.max():g}: the largest update is {worst:.9f} times √((1 − ν^t) / (1 − ν)), the "
         f"bound at its step t. The sequences reach at least {least:.2f} of it at every ν"
         f"{': it is tight' if least >= SEVERE else ''}.",
@@ -229,13 +229,17 @@ def _adam_unbounded_above(claim: Claim, setting: str, largest: pd.DataFrame, u: 
         contradicted=bool(((adam < GROWS) & (driven["adam"] >= SEVERE)).any()),
         effect=float(adam.min()), effect_unit="times the largest update of Adam when the steps double, at "
         f"least (ν = {vs[slow]:g})", n=int(both["adam"].n.min()),
-        sentence=f"Where the horizon doubles, at each of {len(vs)} values of ν below μ², Adam's "
+        sentence=f"Where the horizon doubles, {_each(len(vs))} of ν below μ², Adam's "
         f"largest update grows by {adam.min():.3g} times (ν = {vs[slow]:g}, "
         f"{horizons[vs[slow]]:,} to {2 * horizons[vs[slow]]:,} steps) to {adam.max():.1e} times, "
         f"LaProp's by {growth['laprop'].max():.3f} at most. No finite run shows that this has no "
         f"end; Adam's is at least {driven['adam'].min():.2f} of its tight bound by then, which "
         "grows like (μ / √ν)^t.",
     )  # fmt: skip
+
+
+def _each(count: int) -> str:
+    return f"at each of {count} values" if count > 1 else "at one value"
 
 
 def horizon(u: float, v: float, config: Config) -> int:
@@ -291,11 +295,15 @@ def _against_v(ax: Axes, end: pd.DataFrame, u: float) -> None:
     odds = np.linspace(-7.6, 7.6, 2001)
     v = 1 / (1 + np.exp(-odds))
     laprop, adam = (style.mark(name) for name in OPTIMIZERS)
-    ax.plot(v, laprop_bound(v), color=laprop.colour, linewidth=1.6)
     above = v[v > u * u + 1e-6]
-    ax.plot(above, [adam_bound(u, x) for x in above], color=adam.colour, linewidth=1.3)
-    ax.plot(above, [paper_bound(u, x) for x in above], color=adam.colour, linewidth=1,
-            linestyle=(0, (2, 1.5)))  # fmt: skip
+    bounds = [
+        *ax.plot(v, laprop_bound(v), color=laprop.colour, linewidth=1.6),
+        *ax.plot(above, [adam_bound(u, x) for x in above], color=adam.colour, linewidth=1.3),
+        *ax.plot(above, [paper_bound(u, x) for x in above], color=adam.colour, linewidth=1,
+                 linestyle=(0, (2, 1.5))),
+    ]  # fmt: skip
+    for line in bounds:
+        hover.instead(line, "")  # the axis is named for what was measured
     for name in OPTIMIZERS:
         rows = _of(end, name, u)
         look = style.mark(name)._replace(linestyle="none")

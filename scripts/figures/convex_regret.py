@@ -263,7 +263,7 @@ def _curves_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
         # a mean that is not positive has no place on this axis
         ax.plot(rounds, np.where(mean > 0, mean, np.nan), color=look.colour, markevery=4,
                 linestyle=look.linestyle, linewidth=look.width, marker=look.marker, markersize=3.6,
-                markerfacecolor=_face(name), zorder=3 - 0.1 * look.width)  # fmt: skip
+                markerfacecolor=_face(name), label=look.label, zorder=3 - 0.1 * look.width)  # fmt: skip
         if (arm.n > 1).any():
             tiny = mean[mean > 0].min() / 10
             ax.fill_between(rounds, np.maximum(arm.low, tiny), np.maximum(arm.high, tiny),
@@ -287,7 +287,7 @@ def _bound_on(ax: Axes, bound: pd.DataFrame) -> None:
     here = pick(bound, bound.lr == lr)
     ax.plot(here.rounds, here.bound, color="black", linewidth=1.4, zorder=2)
     ax.plot(here.rounds, here.average_regret, color=style.mark(SUBJECT).colour, linewidth=0.8,
-            zorder=3.5)  # fmt: skip
+            label=f"LaProp, lr {lr:g}", zorder=3.5)  # fmt: skip
     low, high = ax.get_ylim()
     ax.set_ylim(low, max(high, here.bound.max() * 1.3))
     first = here.iloc[0]
@@ -304,7 +304,7 @@ def _powers_panel(
         look = _look(name)
         y = np.array([settings.index(s) for s in own.setting]) + shift
         ax.plot(own.power, y, linestyle="none", marker=look.marker, color=look.colour,
-                markersize=4, markerfacecolor=_face(name), zorder=3)  # fmt: skip
+                markersize=4, markerfacecolor=_face(name), label=look.label, zorder=3)  # fmt: skip
         known = np.isfinite(own.low) & np.isfinite(own.high)
         ax.hlines(y[known], own.low[known], own.high[known], color=look.colour, linewidth=0.9)
     ax.axvline(-0.5, color="#555555", linewidth=0.9, linestyle=(0, (1, 2)))

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
-from scripts.figures import style, targets, training
+from scripts.figures import hover, style, targets, training
 from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
 
@@ -176,8 +176,10 @@ def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str], depth: i
     for name in names:
         part = pick(curves, (curves.optimizer == name) & (curves.depth == depth))
         look = style.mark(name)
-        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        (line,) = ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
+                          linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        if len(part) and part["median"].iloc[-1] >= 2 * CHANCE:  # clipped
+            hover.instead(line, f"{2 * CHANCE:.3g} or more at the end")
         ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
     ax.set_ylim(0, 1.35 * CHANCE)
     ax.set_xlabel("optimizer steps")

@@ -1,12 +1,18 @@
 """A figure as SVG whose marks tell their values when a pointer rests on them.
 
-SVG has this built in (the element ``title``), so that it needs no script, and the optimizer of a
-line is known by its colour (`style.MARKS`), so that it needs nothing of the code that drew it: but
-for a mark whose height is no number, which says so by `instead`.
+SVG has this built in (the element ``title``), so that it needs no script. Only what is true is told:
+
+- The optimizer of a line is known by its colour (`style.MARKS`), or by a label of the line's own.
+- Values have three significant digits and are never rounded to a tick. But where ticks were given
+  texts on a linear axis, these name rows or levels, beside which marks are dodged: then the text of
+  the nearest is told.
+- Where a mark does not lie at its value (not reached, clipped), its drawer says so by `instead`.
+- Caps and arrow heads of error bars tell nothing.
 """
 
 import io
 import re
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import matplotlib
@@ -17,16 +23,16 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, ScalarFormatter
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MARKED, INSTEAD = "marked-line-", "instead:"
-NUMBER = re.compile(r"[-−+]?[\d.,]+(e[-−+]?\d+)?")
 LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
 
 
 def instead(line: Line2D, words: str) -> None:
-    """Let the marks of ``line`` tell ``words`` in the place of a value: "never", say."""
+    """Let the marks of ``line`` tell ``words`` in the place of a value ("never"), or, without any,
+    nothing."""
     line.set_gid(INSTEAD + words)
 
 
@@ -40,11 +46,10 @@ def to_svg(fig: Figure, labels: dict[str, str], settings: dict[str, object]) -> 
         bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
         caps = {cap for bar in bars for cap in bar.lines[1]}  # arrow heads among them
         for line in ax.lines:
-            label = labels.get(to_hex(line.get_color()).upper())
-            if label and line not in caps:
-                before = line.get_gid()
-                line.set_gid(f"{MARKED}{len(lines)}")
-                lines.append((label, line, ax, before))
+            label, before = _label(line, labels), line.get_gid()
+            told = label and line not in caps and before != INSTEAD
+            line.set_gid(f"{MARKED}{len(lines)}" if told else None)
+            lines.append((label, line, ax, before))
     buffer = io.BytesIO()
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -64,46 +69,65 @@ def to_svg(fig: Figure, labels: dict[str, str], settings: dict[str, object]) -> 
     return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif").encode()
 
 
+def _label(line: Line2D, labels: dict[str, str]) -> str:
+    own = str(line.get_label())
+    return labels.get(to_hex(line.get_color()).upper(), "") if own.startswith("_") else own
+
+
 def _tell(group: ElementTree.Element, line: Line2D, label: str, ax: Axes, words: str) -> None:
     """A title for each mark of a line, or for the whole line where it has none."""
     data = np.asarray(line.get_xydata(), dtype=float)
-    points = data[np.isfinite(data).all(axis=1)]
+    every: Any = line.get_markevery()
+    marked = data[::every] if every is None or isinstance(every, int) else data[every]
+    points, marked = (rows[np.isfinite(rows).all(axis=1)] for rows in (data, marked))
     marks = list(group.iter(f"{{{SVG}}}use"))
-    names = _names(ax.yaxis)  # then values lie along x, and rows have names
-    if len(marks) == len(points):
-        for mark, (x, y) in zip(marks, points, strict=True):
-            if names:
-                told = [words or f"{x:,.4g}", ax.get_xlabel(), _nearest(y, ax.yaxis, names)]
-            else:
-                told = [words or f"{y:,.4g}", ax.get_ylabel(), f"{ax.get_xlabel()} {_place(x, ax)}"]
-            value, unit, place = (text.strip() for text in told)
-            title = f"{label}: {value} {unit}".rstrip() + f", {place}"
-            ElementTree.SubElement(mark, f"{{{SVG}}}title").text = title
+    if len(marks) == len(marked):
+        for mark, (x, y) in zip(marks, marked, strict=True):
+            title = ElementTree.SubElement(mark, f"{{{SVG}}}title")
+            title.text = _title(label, x, y, ax, words)
     elif len(points):
         title = ElementTree.Element(f"{{{SVG}}}title")
-        title.text = f"{label}: {points[-1][1]:,.4g} {ax.get_ylabel()} at the end"
+        x, y = points[-1]
+        title.text = _title(label, x, y, ax, words, " at the end")
         group.insert(0, title)
 
 
-def _place(x: float, ax: Axes) -> str:
-    """The name or the level at ``x``, as marks may be dodged, else the value on the axis."""
-    if names := _names(ax.xaxis):
-        return _nearest(x, ax.xaxis, names)
-    levels = isinstance(ax.xaxis.get_major_locator(), FixedLocator) and ax.get_xscale() == "linear"
-    return _nearest(x, ax.xaxis, _texts(ax.xaxis)) if levels else f"{x:,.4g}"
+def _title(label: str, x: float, y: float, ax: Axes, words: str, where: str = "") -> str:
+    """``label``: value, place; in rows the value lies along x, and the row is the place."""
+    row, across = _tick(y, ax.yaxis), _name(ax, "x")
+    if row is None:
+        value, unit = y, _name(ax, "y")
+        place = f"{across} {_tick(x, ax.xaxis) or _number(x)}".strip()
+    else:
+        value, unit, place = x, across, row
+        if row.startswith(label):  # its own row: one name is enough
+            label, place = row, ""
+    told = words or f"{_number(value)} {unit}".strip() + where
+    return f"{label}: {told}" + (f", {place}" if place else "")
 
 
-def _names(axis: Axis) -> list[str]:
-    """The texts of an axis whose ticks were given names; of an axis of numbers, none."""
-    texts = _texts(axis) if isinstance(axis.get_major_locator(), FixedLocator) else []
-    return texts if texts and not any(NUMBER.fullmatch(text) for text in texts) else []
+def _name(ax: Axes, way: Literal["x", "y"]) -> str:
+    """The name of an axis; a grid of panels says it once, at one with the same edges."""
+    edges, fig = f"interval{way}", ax.get_figure(root=True)
+    for panel in (ax, *(fig.axes if fig else ())):
+        label = str(getattr(panel, f"get_{way}label")())
+        if label and np.allclose(*(getattr(p.get_position(), edges) for p in (panel, ax))):
+            return label.splitlines()[-1]
+    return ""
 
 
-def _texts(axis: Axis) -> list[str]:
-    return [label.get_text() for label in axis.get_ticklabels()]
+def _tick(value: float, axis: Axis) -> str | None:
+    """The text of the nearest tick where ticks name rows or levels; None on an axis of numbers."""
+    formatter = axis.get_major_formatter()
+    given = isinstance(axis.get_major_locator(), FixedLocator)
+    if not given or isinstance(formatter, ScalarFormatter) or axis.get_scale() != "linear":
+        return None
+    ticks: Any = axis.get_ticklocs()
+    return formatter.format_ticks(ticks)[int(np.abs(ticks - value).argmin())]
 
 
-def _nearest(value: float, axis: Axis, texts: list[str]) -> str:
-    ticks = np.asarray(axis.get_ticklocs())
-    nearest = int(np.abs(ticks - value).argmin())
-    return texts[nearest] if len(texts) == len(ticks) else f"{ticks[nearest]:g}"
+def _number(value: float) -> str:
+    """Whole numbers as they are, others with three significant digits."""
+    if float(value).is_integer() and abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{float(f'{value:.3g}'):,.6g}"

@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 
 from scripts import claims, judging, statistics
 from scripts.claims import STEP_ROUNDING
-from scripts.figures import style
+from scripts.figures import hover, style
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -270,8 +270,8 @@ def _distance_axis(ax: Axes, config: Config, top: float, side: Literal["left", "
 def _against_parameter(ax: Axes, rows: pd.DataFrame, config: Config) -> None:
     for name in ("laprop", "adam"):
         part = _pick(rows, rows.optimizer == name)
-        value, low, high = (part[column].clip(lower=FLOOR) for column in ("median", "low", "high"))
-        style.intervals(ax, part.value, value, low, high, style.mark(name), ceiling=CEILING)
+        style.intervals(ax, part.value, part["median"], part.low, part.high, style.mark(name),
+                        ceiling=CEILING, floor=FLOOR)  # fmt: skip
     for row in _records(rows, rows.optimizer == "signum"):
         look = style.mark("signsgd")
         ax.axhline(row["median"], color=look.colour, linestyle=look.linestyle, linewidth=look.width)
@@ -286,7 +286,11 @@ def _along_the_path(ax: Axes, rows: pd.DataFrame, config: Config) -> None:
     labelled = np.inf
     for value, line in sorted(rows.groupby("value"), key=lambda item: -cast(float, item[0])):
         line = _pick(line, line.step > 0)
-        ax.plot(line.step, line["median"].clip(lower=FLOOR), color=look.colour, linewidth=1.1)
+        (drawn,) = ax.plot(
+            line.step, line["median"].clip(lower=FLOOR), color=look.colour, linewidth=1.1
+        )
+        if line["median"].iloc[-1] < FLOOR:
+            hover.instead(drawn, f"below {FLOOR:g} at the end")
         height = max(float(line["median"].iloc[-1]), FLOOR)
         if height < labelled / 10:  # no room for more
             labelled = height

@@ -155,11 +155,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         left.set_title("a  each at its best learning rate", loc="left")
         right.set_title("b  the end against the learning rate", loc="left")
         n, tuning = int(settings.n.min()), tidy[tidy.phase == "tune"].seed.nunique()
-        corpus = config["corpus"]
-        stand_in = ", a generated stand-in for IWSLT14" if corpus == "numbers" else ""
         seeds = "seed" if tuning == 1 else "seeds"
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds; corpus {corpus}{stand_in}; width "
+            (f"Scale {config['scale']}: n = {n} seeds; {config['note']}; width "
              f"{config['width']}, {config['layers']} + {config['layers']} layers, "
              f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
             (f"{config['warmup']:,} of warm-up; (μ, ν) = (0.9, 0.98) for all with two betas. "

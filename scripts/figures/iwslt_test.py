@@ -6,10 +6,11 @@ import pytest
 
 from scripts import judging
 from scripts.figures import iwslt_optimizers, iwslt_warmup, style
+from scripts.stand_ins import stand_ins
 
 STEPS, CONTEXT_FREE = 100, 5.6
 CONFIG = {"scale": "quick", "steps": STEPS, "whole": STEPS, "corpus": "numbers", "width": 8, "layers": 1,
-          "max_tokens": 64, "dropout": 0.1, "warmup": 3, "optimizers": ["laprop", "adam"]}  # fmt: skip
+          "max_tokens": 64, "dropout": 0.1, "warmup": 3, "note": stand_ins({"task": {"corpus": "numbers"}})[0], "optimizers": ["laprop", "adam"]}  # fmt: skip
 
 
 def rows(name, lr, warmup, seed, end, random, diverged=None):

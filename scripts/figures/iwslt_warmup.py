@@ -19,7 +19,6 @@ results of quick scale were known; there it takes LaProp's lead away.
 # pyright: reportGeneralTypeIssues=false
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -35,7 +34,7 @@ from scripts.figures import style, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 from scripts.published import distance
-from scripts.stand_ins import IWSLT14
+from scripts.stand_ins import stand_ins
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
@@ -52,7 +51,8 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
     task = values["task"]
     # a run may be the beginning of a longer one, by whose length its learning rate decays
     whole = values["schedule"].get("total", values["steps"])
-    return {"scale": values["scale"], "steps": values["steps"], "whole": whole} | {
+    note = "; ".join(stand_ins(values)) or f"corpus {task['corpus']}"
+    return {"scale": values["scale"], "steps": values["steps"], "whole": whole, "note": note} | {
         name: task[name] for name in ("corpus", "width", "layers", "max_tokens", "dropout")
     }
 
@@ -242,22 +242,17 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 if column == 0:
                     ax.set_ylabel("training loss (bits per token)")
         n = int(settings.n.min())
-        corpus = config["corpus"]
-        stand_in, larger = "", ""
-        if corpus == "numbers":
-            stand_in, larger = ", a generated stand-in for IWSLT14", ", whose vocabulary is larger"
-        elif Path(corpus).name != IWSLT14:
-            stand_in = ", a stand-in for IWSLT14"
+        larger = ", whose vocabulary is larger" if config["corpus"] == "numbers" else ""
         seeds = "seed, lines: its course" if n == 1 else "seeds, lines: medians, bands: quartiles"
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} {seeds}; corpus "
-             f"{corpus}{stand_in}; width {config['width']}, {config['layers']} + "
-             f"{config['layers']} layers, {config['max_tokens']:,} tokens a batch."),
-            ("(μ, ν) = (0.9, 0.98), weight decay 1e-4, label smoothing 0.1, "
-             f"dropout {config['dropout']:g}. Dotted: the best that looks at no context, here."),
+            f"Scale {config['scale']}: n = {n} {seeds}; {config['note']};",
+            (f"width {config['width']}, {config['layers']} + {config['layers']} layers, "
+             f"{config['max_tokens']:,} tokens a batch; (μ, ν) = (0.9, 0.98), weight decay 1e-4, "
+             f"label smoothing 0.1, dropout {config['dropout']:g}."),
             ("Faint: the authors' single runs on IWSLT14 (60,000 updates, 2,000 of warm-up or none, "
              f"lr 3e-4){larger}:"),
-            "compare the shapes, not the heights, unless the corpus is theirs.",
+            ("compare the shapes, not the heights, unless the corpus is theirs. "
+             "Dotted: the best that looks at no context, here."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
@@ -284,7 +279,7 @@ def _panel(
         look = style.mark(name)
         part = pick(theirs, theirs.optimizer == name)
         ax.plot(unit * part.fraction, part.train_loss, color=look.colour, linewidth=0.7, alpha=0.55,
-                zorder=2)  # fmt: skip
+                label=f"{look.label}, authors", zorder=2)  # fmt: skip
         mine = pick(cell, cell.optimizer == name).sort_values("step")
         x = unit * mine.step / config["whole"]
         ax.plot(x, mine["median"], color=look.colour, linestyle=look.linestyle,

@@ -121,9 +121,12 @@ def draw_published(ax: Axes, optimizer: str, last: float) -> None:
     points = published()
     points = pick(points, (points.optimizer == optimizer) & (points.agent_steps <= last))
     look = style.mark(optimizer)
-    ax.errorbar(points.agent_steps, points.value, yerr=points["sem"], color=look.colour,
-                marker=look.marker, markerfacecolor="white", markersize=4, linestyle="none",
-                elinewidth=0.8, zorder=2)  # fmt: skip
+    marks, _, _ = ax.errorbar(
+        points.agent_steps, points.value, yerr=points["sem"], color=look.colour,
+        marker=look.marker, markerfacecolor="white", markersize=4, linestyle="none",
+        elinewidth=0.8, zorder=2,
+    )  # fmt: skip
+    marks.set_label(f"{look.label}, authors")
 
 
 def draw_scores(ax: Axes, table: pd.DataFrame, looks: Sequence[style.Mark]) -> None:

@@ -172,7 +172,8 @@ def _scores(ax: Any, scores: pd.DataFrame, published: pd.DataFrame, short: bool)
         if not short:
             look = style.mark(point.optimizer)
             ax.plot(point.value, order.index((point.optimizer, point.eps)), color=look.colour,
-                    marker=look.marker, markerfacecolor="white", markersize=5)  # fmt: skip
+                    marker=look.marker, markerfacecolor="white", markersize=5,
+                    label=f"{look.label}, authors")  # fmt: skip
     span = "second half of the run" if short else "1.0M to 2.0M agent steps"
     ax.set_title(f"d  mean return over the evaluations, {span}", loc="left")
     ax.set_xlabel("IQM over seeds of the return of a game")

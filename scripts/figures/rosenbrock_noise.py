@@ -359,7 +359,8 @@ def _steps_panel(
     for name, shift in style.dodged(names, config["sigmas"]):
         cells = pick(part, part.optimizer == name).sort_values(by="sigma")
         style.intervals(ax, cells.sigma + shift, cells.median_steps, cells.median_low,
-                        cells.median_high, style.mark(name), ceiling=horizon)  # fmt: skip
+                        cells.median_high, style.mark(name), ceiling=horizon,
+                        beyond_it="not reached within")  # fmt: skip
     ax.axhline(horizon, color="#555555", linewidth=0.8, zorder=1)
     ax.annotate(f"horizon {horizon:,}", (0.012, horizon), xycoords=("axes fraction", "data"),
                 xytext=(0, -3), textcoords="offset points", va="top", color="#555555",

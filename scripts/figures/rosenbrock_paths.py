@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from scripts.figures import style
+from scripts.figures import hover, style
 from scripts.figures.training import pick
 
 VIEW = (-0.35, 1.35)  # of x and of y
@@ -61,7 +61,8 @@ def _path(ax: Axes, path: pd.DataFrame, colour: str, tol: float) -> None:
     inside = np.isfinite(x) & np.isfinite(y)
     # far points would overflow the renderer; clipping them keeps the direction of the exit
     x, y = np.clip(x[inside], -9, 9), np.clip(y[inside], -9, 9)
-    ax.plot(x, y, color=colour, linewidth=0.8, zorder=3)
+    (line,) = ax.plot(x, y, color=colour, linewidth=0.8, zorder=3)
+    hover.instead(line, "")  # it may be clipped; the mark at its end tells where that is
     ax.plot(0, 0, marker="o", color="black", markersize=3.5, zorder=5)
     if path.empty:
         ax.text(0.5, 0.5, "no path", ha="center", color="#555555", fontsize=7)

@@ -121,19 +121,27 @@ def level_axis(ax: Axes, levels: Sequence[float]) -> None:
 
 
 def intervals(
-    ax: Axes, x: Any, value: Any, low: Any, high: Any, look: Mark, ceiling: float = math.inf
-) -> None:
+    ax: Axes, x: Any, value: Any, low: Any, high: Any, look: Mark, ceiling: float = math.inf,
+    beyond_it: str = "beyond", floor: float = -math.inf,
+) -> None:  # fmt: skip
     """Points with interval bars; what lies beyond the ceiling is an open mark with an arrow on it.
 
     The line joins neighbours that are both below the ceiling: a censored value has no height.
+    ``beyond_it``: what the ceiling is to these, for their tooltips, as "not reached within". What
+    lies below the floor is drawn on it.
     """
     x, value, low, high = (np.asarray(column, dtype=float) for column in (x, value, low, high))
     beyond = ~(value <= ceiling)
-    known = np.where(beyond, np.nan, value)
+    known = np.where(beyond, np.nan, np.maximum(value, floor))
     # a thick line runs below the others' marks
-    ax.plot(x, known, color=look.colour, linestyle=look.linestyle, marker=look.marker,
-            linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
-    bottom, top = np.minimum(low, ceiling), np.minimum(high, ceiling)
+    drawn = {"color": look.colour, "marker": look.marker, "zorder": 3 - 0.1 * look.width}
+    below = value < floor
+    ax.plot(x, known, linestyle=look.linestyle, linewidth=look.width,
+            markevery=np.flatnonzero(~below).tolist() if below.any() else None, **drawn)  # fmt: skip
+    if below.any():
+        (marks,) = ax.plot(x[below], known[below], linestyle="none", **drawn)
+        hover.instead(marks, f"below {floor:g}")
+    bottom, top = np.clip(low, floor, ceiling), np.clip(high, floor, ceiling)
     ax.vlines(x, bottom, top, color=look.colour, linewidth=0.9, zorder=2)
     if beyond.any():
         height = np.full(int(beyond.sum()), ceiling)
@@ -142,7 +150,7 @@ def intervals(
             color=look.colour, marker=look.marker, markerfacecolor="white", markersize=4.5,
             elinewidth=0.8, capsize=1.8, zorder=4,
         )  # fmt: skip
-        hover.instead(marks, f"beyond {ceiling:,.4g}")
+        hover.instead(marks, f"{beyond_it} {ceiling:,.6g}")
 
 
 def clashes(fig: Figure) -> list[str]:

@@ -1,0 +1,53 @@
+"""Ctrl-C and bad input at every command, with the line and the exit code of `runners.run`."""
+
+import pytest
+
+from runners.config import ConfigError
+from scripts import compare_implementations, leaderboard, report, reproduce
+from scripts.figures import __main__ as figures
+
+# module, what it does first, and arguments that bring it there
+COMMANDS = [
+    (reproduce, "reproduce", ["experiments=uv_plane"]),
+    (figures, "make", ["uv_plane"]),
+    (report, "write", []),
+    (leaderboard, "make", []),
+    (compare_implementations, "compare", []),
+]
+
+
+@pytest.mark.parametrize(("module", "work", "arguments"), COMMANDS)
+def test_an_interrupted_command_says_that_it_can_go_on(
+    module, work, arguments, monkeypatch, capsys
+) -> None:
+    def interrupted(*values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, work, interrupted)
+    monkeypatch.setattr(compare_implementations, "_installed", lambda name: True)
+    if module is figures:  # no report in the time that a user waits for the end
+        monkeypatch.setattr(report, "write", lambda folder: pytest.fail("a report was begun"))
+    assert module.main(arguments) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(("module", "work", "arguments"), COMMANDS[:4])
+def test_bad_input_gets_one_line(module, work, arguments, monkeypatch, capsys) -> None:
+    def refused(*values):
+        raise ConfigError("key=value: a number expected")
+
+    monkeypatch.setattr(module, work, refused)
+    monkeypatch.setattr(report, "write", refused)
+    assert module.main(arguments) == 2
+    assert capsys.readouterr().err == "error: key=value: a number expected\n"
+
+
+def test_figures_make_no_folder_where_there_are_no_runs(tmp_path, capsys) -> None:
+    assert figures.main(["uv_plane", "scale=smoke", f"results_dir={tmp_path / 'none'}"]) == 2
+    assert "runs not finished" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_arguments_reproduce_begins_nothing(capsys) -> None:
+    assert reproduce.main([]) == 2
+    assert "python -m scripts.reproduce scale=S" in capsys.readouterr().out
