@@ -369,7 +369,7 @@ def test_results_of_other_code_are_told_and_never_gone_on_with(tmp_path, capsys,
 BAD_ARGUMENTS = {
     "task.sigma=0.08": "task.sigma=0.08: a list of finite noise levels >= 0 expected",
     "task.sigma=[a]": "task.sigma=['a']: a list of finite",
-    "task.start=[0]": "task.start=[0]: a list of two coordinates expected",
+    "task.start=[0]": "task.start=[0]: a list of two finite coordinates expected",
     "task.tol=-1": "task.tol=-1: a number > 0 expected",
     "task.path=5": "task.path=5: true or false expected",
     "optimizer.amsgrad=5": "optimizer.amsgrad=5: true or false expected",

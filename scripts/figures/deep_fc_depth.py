@@ -163,7 +163,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             f"{config['batch']:,}; (μ, ν) = (0.8, 0.96) and ε = 1e-26 for all with two betas"
             f"{config['note']}."),
             (f"lr per optimizer and depth from {{{lrs}}} on {tuning} other seeds. "
-            "Medians and quartiles (above the frame: the start, or diverged)."),
+            "Medians and quartiles (above the frame: the start)."),
             ("Dotted: the loss of a uniform guess, ln 10; a net trains once it is below 0.9 of it "
             "(dashed). Bars: 95% Wilson intervals."),
         ]), va="bottom", fontsize=7)  # fmt: skip
