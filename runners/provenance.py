@@ -43,11 +43,15 @@ def inputs(config: RunConfig) -> dict[str, str]:
     It decides the numbers as the name does, but is no part of the key: a run is still found where
     its pictures or its corpus are not.
     """
-    return {
-        name: _content_digest(path, _versions(path))
-        for name, value in config.values["task"].items()
-        if isinstance(value, str) and name != "data_dir" and (path := Path(value)).exists()
-    }
+    found = {}
+    for name, value in config.values["task"].items():
+        for text in value if isinstance(value, list) else [value]:
+            if name == "data_dir" or not isinstance(text, str) or not text:
+                continue
+            path = os.path.expanduser(text)
+            if os.path.exists(path):  # pathlib's raises for a long text that is no path
+                found[f"task.{name}={text}"] = _content_digest(_versions(Path(path)))
+    return found
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -55,12 +59,11 @@ def check_inputs(config: RunConfig) -> None:
     known = (record.read_first_line(config.folder) or {}).get("inputs")
     if not known:
         return
-    for name, digest in inputs(config).items():
-        if known.get(name, digest) != digest:
+    for place, digest in inputs(config).items():
+        if known.get(place, digest) != digest:
             raise ConfigError(
-                f"task.{name}={config.values['task'][name]}: what is in it has changed since "
-                f"{config.folder} was made; force=true runs it again, a copy of another name is "
-                "another run"
+                f"{place}: what is in it has changed since {config.folder} was made; force=true "
+                "runs it again, a copy of another name is another run"
             )
 
 
@@ -71,7 +74,7 @@ def _versions(path: Path) -> tuple[tuple[Path, int, int], ...]:
 
 
 @functools.cache  # many runs are made of the same files
-def _content_digest(path: Path, versions: tuple[tuple[Path, int, int], ...]) -> str:
+def _content_digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for file, _, _ in versions:
         with file.open("rb") as opened:

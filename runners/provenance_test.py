@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def test_a_file_that_has_changed_is_named_and_one_that_is_gone_is_not_missed(tmp
     picture = tmp_path / "a.png"
     picture.write_bytes(b"one")
     config = of_files(tmp_path, content=str(picture), style="a name", data_dir=str(tmp_path))
-    assert list(provenance.inputs(config)) == ["content"]
+    assert list(provenance.inputs(config)) == [f"task.content={picture}"]
     begun(config)
     provenance.check_inputs(config)
     os.utime(picture, (1, 1))  # touched, the same content
@@ -54,6 +55,24 @@ def test_a_folder_is_what_its_files_are(tmp_path, change):
         (corpus / "train.en").rename(corpus / "train.fr")
     with pytest.raises(ConfigError, match="task.corpus"):
         provenance.check_inputs(config)
+
+
+def test_each_file_of_a_list_counts_and_a_text_too_long_for_a_path_does_not(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    for path in paths:
+        Path(path).write_text("x")
+    config = of_files(tmp_path, content=paths, note="x" * 1000, empty="")
+    begun(config)
+    provenance.check_inputs(config)
+    Path(paths[1]).write_text("y")
+    with pytest.raises(ConfigError, match=f"task.content={paths[1]}: "):
+        provenance.check_inputs(config)
+
+
+def test_a_home_is_expanded_as_tasks_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").write_text("x")
+    assert list(provenance.inputs(of_files(tmp_path, content="~/a"))) == ["task.content=~/a"]
 
 
 def test_a_record_from_before_inputs_were_noted_is_left_alone(tmp_path):
@@ -90,7 +109,7 @@ def test_a_failed_run_whose_file_was_put_right_runs_and_a_stopped_one_does_not_g
     (tmp_path / "a").write_text("x")
     config = resolve(compose_config(["task=rosenbrock", "steps=3", "tracking=disabled",
                                      "task.start=[0.0,0.0]", f"results_dir={tmp_path}"]))  # fmt: skip
-    wrong = {"key": config.key, "inputs": {"sigma": "of another content"}}
+    wrong = {"key": config.key, "inputs": {f"task.sigma={tmp_path / 'a'}": "of another content"}}
     task = {**config.values["task"], "sigma": str(tmp_path / "a")}
     changed = replace(config, values={**config.values, "task": task})
     record.RecordWriter.start(config.folder, wrong).close(record.INTERRUPTED, step=1)

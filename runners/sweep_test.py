@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +11,7 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from runners import config as config_module
 from runners import record, status
-from runners import run as run_module
 from runners.collect import collect, to_parquet
 from runners.config import ROOT, ConfigError
 from runners.run import main, run
@@ -198,14 +195,6 @@ def test_the_fused_form_takes_the_same_path_and_goes_on_from_a_checkpoint(
     assert distances(stopped) == distances(whole)
 
 
-def test_a_fused_form_without_a_compiler_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert main(["optimizer=laprop", "optimizer.fused=true", f"results_dir={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: optimizer.fused=True on a CPU needs a C++ compiler")
-    assert error.count("\n") == 1 and not list((tmp_path / "runs").iterdir())
-
-
 def test_files_for_people_are_there_after_an_evaluation_at_a_stop_and_at_the_end(
     tmp_path, monkeypatch, capsys
 ):
@@ -366,40 +355,6 @@ def test_results_of_other_code_are_told_and_never_gone_on_with(tmp_path, capsys,
     assert table([job]) == table([other])
 
 
-BAD_ARGUMENTS = {
-    "task.sigma=0.08": "task.sigma=0.08: a list of finite noise levels >= 0 expected",
-    "task.sigma=[a]": "task.sigma=['a']: a list of finite",
-    "task.start=[0]": "task.start=[0]: a list of two finite coordinates expected",
-    "task.tol=-1": "task.tol=-1: a number > 0 expected",
-    "task.path=5": "task.path=5: true or false expected",
-    "optimizer.amsgrad=5": "optimizer.amsgrad=5: true or false expected",
-    "+foo=1": "'+foo=1': keys are changed, not added or removed",
-    "~optimizer.lr": "'~optimizer.lr': keys are changed",
-}
-
-
-@pytest.mark.parametrize("override", BAD_ARGUMENTS)
-def test_a_bad_argument_is_one_line_with_the_name_on_the_command_line(tmp_path, capsys, override):
-    assert main(["steps=1", f"results_dir={tmp_path}", override]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {BAD_ARGUMENTS[override]}") and error.count("\n") == 1
-    assert not list(tmp_path.rglob("*.jsonl"))
-
-
-def test_a_task_without_replicas_is_told_what_it_lacks(tmp_path, capsys, monkeypatch):
-    from tasks.rosenbrock import Rosenbrock
-
-    make = Rosenbrock.__init__
-
-    def forgetful(self, **arguments):
-        make(self, **arguments)
-        del self.replicas
-
-    monkeypatch.setattr(Rosenbrock, "__init__", forgetful)
-    assert main(["steps=1", f"results_dir={tmp_path}"]) == 2
-    assert "must set self.replicas" in capsys.readouterr().err
-
-
 def test_subnormal_numbers_are_flushed_in_every_thread_of_a_run(tmp_path):
     program = (
         "import sys, torch\n"
@@ -425,48 +380,6 @@ def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd)
     assert caught.err.count("gamma must be") == 1 and "1 missing" in caught.out
 
 
-def test_a_damaged_record_is_not_passed_off_as_whole(tmp_path, capsys):
-    arguments = ["optimizer=adam", "optimizer.lr=1e-2", *small(tmp_path)[3:]]
-    assert main(arguments) == 0
-    (job,) = plan(arguments)
-    path = job.config.folder / record.FILE_NAME
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], "garbage", *lines[3:]]) + "\n")
-    capsys.readouterr()
-    assert main(arguments) == 1
-    assert "cannot be read: 3; force=true runs it again" in capsys.readouterr().err
-    assert main([*arguments, "force=true"]) == 0
-    assert path.read_text().count("garbage") == 0
-
-
-@pytest.mark.parametrize(
-    ("yaml", "message"),
-    [
-        ("lr: 0.1\n_partial_: true\n", "conf/optimizer/mine.yaml: _target_: the class expected"),
-        ("_target_: torch.optim.SGD\nlr: 0.1\n", "conf/optimizer/mine.yaml: _partial_: true expected"),
-        ("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nfoo: 1\n",
-         "optimizer=mine: .*unexpected keyword argument 'foo'"),
-    ],
-)  # fmt: skip
-def test_a_wrong_yaml_of_an_optimizer_is_named(tmp_path, monkeypatch, capsys, yaml, message):
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "conf" / "optimizer" / "mine.yaml").write_text(yaml)
-    for module in (config_module, run_module):
-        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
-    assert main(["task=rosenbrock", "optimizer=mine", "steps=1", f"results_dir={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert re.match(f"error: {message}", error) and error.count("\n") == 1
-
-
-def test_results_dir_that_cannot_be_written(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    for mode in ([], ["-m"]):
-        assert main([*mode, "steps=1", f"results_dir={tmp_path / 'file' / 'x'}"]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: results_dir=") and error.count("\n") == 1
-    assert (tmp_path / "file").read_text() == ""
-
-
 def test_provenance_says_where_the_numbers_come_from(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     run(job.config)
@@ -475,12 +388,6 @@ def test_provenance_says_where_the_numbers_come_from(tmp_path):
     assert first["values"]["optimizer"]["lr"] == 0.01
     assert first["packages"]["torch"] and first["code"]["digest"] and first["hardware"]["device"]
     assert first["replicas"] == [{"seed": 0, "sigma": 0.0}, {"seed": 1, "sigma": 0.0}]
-
-
-def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, capsys):
-    assert main(["-m", *small(tmp_path)]) == 0
-    assert main(["-m", *small(tmp_path, "hydra/launcher=jobblib")]) == 2
-    assert "jobblib" in capsys.readouterr().err
 
 
 def test_watching_waits_for_the_first_run_to_begin(monkeypatch, capsys):
