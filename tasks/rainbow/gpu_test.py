@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.rainbow.task import Rainbow
-from tasks.rainbow.task_test import BREAKOUT, CARTPOLE, adam, train
+from tasks.rainbow.task_test import BREAKOUT, CARTPOLE, GREEDY, adam, check_actions, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -12,7 +12,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("settings", [CARTPOLE | {"n_step": 3}, BREAKOUT], ids=["vector", "pixels"])
+@pytest.mark.parametrize("settings", [
+    CARTPOLE | {"n_step": 3}, BREAKOUT, BREAKOUT | {"noise_every": 4},
+], ids=["vector", "pixels", "held noise"])  # fmt: skip
 def test_the_graph_computes_what_the_cpu_does(settings):
     """The same seeds, actions at random: the batches are the same, the losses up to rounding."""
     settings = settings | {"epsilon": 1.0, "epsilon_end": 1.0}
@@ -23,6 +25,13 @@ def test_the_graph_computes_what_the_cpu_does(settings):
         if device == "cuda":
             assert task._learner._update._graph is not None
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("noise_every", [1, 3, 4])
+def test_each_action_is_the_best_under_the_present_weights_and_noise(noise_every):
+    """Several graphs read the weights that one of them forms."""
+    task = Rainbow([0], **CARTPOLE, **GREEDY, noise_every=noise_every).to("cuda")
+    check_actions(task, noise_every)
 
 
 def test_overlap_changes_nothing_but_the_time():

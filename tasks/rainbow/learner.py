@@ -27,20 +27,26 @@ class Learner:
     In bf16 it is the update that computes so: the online network with parameters and gradients in
     float32, the target network as a copy. It acts in float32, which costs less than to copy the
     weights at each update. Losses, targets and sampling are float32 or better.
+
+    Noise comes with a number of its own. Where several steps in a row have the same (``held``), the
+    noisy weights are formed once for these and their update, and it acts with what was formed, in
+    the precision of the run.
     """
 
     def __init__(
         self, online: Network, target: Network, atoms: Tensor, replay: Replay, *, double: bool,
-        half: bool,
+        half: bool, held: bool,
     ) -> None:  # fmt: skip
-        self.half = half
+        self.half, self._held = half, held
         self._online, self._target = online, target
         self.working_target = copy.deepcopy(target).bfloat16() if half else target
         self._atoms, self._replay, self._double = atoms, replay, double
         self._formed = online.at(torch.zeros(online.noise_size, device=atoms.device), half)
         self._parameters = list(online.parameters())
+        self._formed_number: int | None = None  # of the noise under which it was formed
         device = atoms.device
-        self._act = Captured(self._best_action, device)
+        self._form = Captured(self._formed.form, device)
+        self._act = Captured(self._best_held_action if held else self._best_action, device)
         self._update = Captured(self._gradients, device)
         self._commit = Captured(replay.update, device)
 
@@ -50,31 +56,43 @@ class Learner:
             self.working_target.load_state_dict(self._target.state_dict())
 
     @torch.no_grad()
-    def act(self, observation: Tensor, noise: Tensor) -> int:
+    def act(self, observation: Tensor, noise: Tensor, number: int) -> int:
         """The best action in ``observation`` (1, stack, *shape)."""
-        return int(self._act(observation, noise).item())
+        if not self._held:
+            return int(self._act(observation, noise).item())
+        self._be_under(noise, number)
+        return int(self._act(observation).item())
 
     def update(
-        self, fractions: Tensor, size: float, beta: float, noise: Tensor, target_noise: Tensor
-    ) -> Update:
+        self, fractions: Tensor, size: float, beta: float, noise: Tensor, number: int,
+        target_noise: Tensor,
+    ) -> Update:  # fmt: skip
         """Draw a batch and return its loss and gradients; nothing is changed by it."""
+        self._be_under(noise, number)
         scalars = torch.tensor([size, beta], dtype=torch.float64)
-        return self._update(fractions, scalars, noise, target_noise)
+        return self._update(fractions, scalars, target_noise)
+
+    def _be_under(self, noise: Tensor, number: int) -> None:
+        """Have the noisy weights, if there are any, formed under the noise of this ``number``."""
+        if len(noise) and number != self._formed_number:
+            self._form(noise)
+            self._formed_number = number
 
     def commit(self, update: Update) -> None:
-        """Give the samples of ``update`` their new priorities."""
+        """Give the samples of ``update`` their new priorities; the parameters change after it."""
         self._commit(update.indices, update.priorities)
+        self._formed_number = None
 
     def _best_action(self, observation: Tensor, noise: Tensor) -> Tensor:
         return targets.q_values(self._online(observation, noise), self._atoms).argmax(1)
 
-    def _gradients(
-        self, fractions: Tensor, scalars: Tensor, noise: Tensor, target_noise: Tensor
-    ) -> Update:
-        # One noise for two batches and the way back: the noisy weights are formed once, and half
+    def _best_held_action(self, observation: Tensor) -> Tensor:
+        return targets.q_values(self._formed(observation), self._atoms).argmax(1)
+
+    def _gradients(self, fractions: Tensor, scalars: Tensor, target_noise: Tensor) -> Update:
+        # One noise for two batches and the way back: with noisy weights that are formed once half
         # of the products of matrices are saved.
         formed = self._formed
-        formed.form(noise)
         with torch.no_grad():
             batch = self._replay.sample(fractions, scalars[0], scalars[1])
             observations = formed.in_type(batch.following)

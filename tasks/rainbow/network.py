@@ -82,23 +82,28 @@ class FormedLinear(nn.Module):
     def __init__(self, layer: NoisyLinear, noise: Tensor, half: bool) -> None:
         super().__init__()
         self.layer = layer
-        # Kept: memory that is taken anew at each update costs more than the arithmetic on it.
-        self.formed, self.weight_grad, self.weight_sigma_grad = (
-            torch.empty_like(layer.weight, requires_grad=False) for _ in range(3)
+        # Kept: memory that is taken anew at each update costs more than the arithmetic on it, and
+        # several CUDA graphs read what one of them forms.
+        self.outer, self.formed, self.weight_grad, self.weight_sigma_grad = (
+            torch.empty_like(layer.weight, requires_grad=False) for _ in range(4)
         )
         self.rounded = self.formed.bfloat16() if half else self.formed
+        self.rounded_bias = torch.empty_like(
+            layer.bias, dtype=self.rounded.dtype, requires_grad=False
+        )
+        self.noise = torch.empty_like(noise)
+        self.p, self.q = self.noise.split(layer.weight.shape[::-1])
         self.form(noise)
 
     @torch.no_grad()
     def form(self, noise: Tensor) -> None:
         """Form V and c from ``noise`` and the present parameters."""
         layer = self.layer
-        self.p, self.q = noise.split(layer.weight.shape[::-1])
-        torch.mul(self.q[:, None], self.p, out=self.formed)
-        torch.addcmul(layer.weight, layer.weight_sigma, self.formed, out=self.formed)
+        self.noise.copy_(noise)
+        torch.mul(self.q[:, None], self.p, out=self.outer)
+        torch.addcmul(layer.weight, layer.weight_sigma, self.outer, out=self.formed)
         self.rounded.copy_(self.formed)
-        bias = torch.addcmul(layer.bias, layer.bias_sigma, self.q)
-        self.rounded_bias = bias.to(self.rounded.dtype)
+        self.rounded_bias.copy_(torch.addcmul(layer.bias, layer.bias_sigma, self.q))
 
     def forward(self, x: Tensor, noise: None = None) -> Tensor:
         return FormedProduct.apply(x, *self.layer.parameters(), self)
@@ -123,14 +128,10 @@ class FormedProduct(torch.autograd.Function):
         # sums over the batch in the parameters' type: as fast, and there is nothing to convert
         grad, x = grad.to(layer.formed.dtype), x.to(layer.formed.dtype)
         bias_grad = grad.sum(0)
-        return (
-            through,
-            torch.mm(grad.t(), x, out=layer.weight_grad),
-            bias_grad,
-            torch.mm((grad * layer.q).t(), x * layer.p, out=layer.weight_sigma_grad),
-            bias_grad * layer.q,
-            None,
-        )
+        weight_grad = torch.mm(grad.t(), x, out=layer.weight_grad)
+        # the chain rule through V, which costs a tenth of another product of matrices
+        sigma_grad = torch.mul(weight_grad, layer.outer, out=layer.weight_sigma_grad)
+        return through, weight_grad, bias_grad, sigma_grad, bias_grad * layer.q, None
 
 
 class PixelConv2d(nn.Conv2d):

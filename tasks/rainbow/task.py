@@ -4,15 +4,15 @@ Reproduces the paper's reinforcement-learning experiment; conf/task/rainbow.yaml
 its deviations. One `loss()` is one optimizer step: it plays ``train_every`` agent steps (the first
 one also those before learning starts), then draws a batch. Order of events, agent step t:
 
-    a_t by the online network, with noise of row t, or at random with probability epsilon(t)
+    a_t by the online network, with noise of row r, or at random with probability epsilon(t)
     the environment takes a_t; the replay gets the step
-    if t is a multiple of train_every and learning has started: one update, with noise of row t
+    if t is a multiple of train_every and learning has started: one update, with noise of row r
     if t is a multiple of target_every: the target network becomes the online network
 
-The a_t before an update is known when the update begins, and the update needs what follows a_t only
-if it happens to draw that very step. So the environment can be emulated in a thread of its own
-during the update, which is done again where it would have come out differently: the numbers are
-those of the order above, bit for bit (`overlap`).
+where r = t / noise_every, rounded up. The a_t before an update is known when the update begins, and
+the update needs what follows a_t only if it happens to draw that very step. So the environment can
+be emulated in a thread of its own during the update, which is done again where it would have come
+out differently: the numbers are those of the order above, bit for bit (`overlap`).
 """
 
 import copy
@@ -59,6 +59,7 @@ class Rainbow(Task):
         n_step: length of the returns.
         double, dueling, noisy, prioritized, distributional: the parts of Rainbow.
         sigma: of the noisy layers' initialisation.
+        noise_every: agent steps in a row with the same noise of the online network.
         atoms, v_min, v_max: of the distribution of returns.
         alpha: power of the priorities.
         beta, beta_steps: power of the importance weights, linear to 1 over so many agent steps.
@@ -95,6 +96,7 @@ class Rainbow(Task):
         dueling: bool = False,
         noisy: bool = True,
         sigma: float = 0.5,
+        noise_every: int = 1,
         prioritized: bool = True,
         alpha: float = 0.5,
         beta: float = 0.4,
@@ -126,7 +128,7 @@ class Rainbow(Task):
             raise ValueError(f"overlap={overlap}: true, false or null expected")
         check_counts(
             1, batch=batch, train_every=train_every, target_every=target_every, n_step=n_step,
-            beta_steps=beta_steps, eval_games=eval_games, eval_most_steps=eval_most_steps,
+            noise_every=noise_every, beta_steps=beta_steps, eval_games=eval_games, eval_most_steps=eval_most_steps,
         )  # fmt: skip
         check_counts(2, atoms=atoms)
         check_counts(n_step + 2 * environment.STACK, capacity=capacity)
@@ -153,6 +155,7 @@ class Rainbow(Task):
         self._evaluation = Evaluation(game, seed, eval_games, sticky, eval_most_steps, video)
         self._double = double
         self.train_every, self.target_every = train_every, target_every
+        self._noise_every = noise_every
         self.learning_starts, self.gamma, self.n_step = learning_starts, gamma, n_step
         self._capacity = capacity
         self._priorities = {
@@ -220,7 +223,7 @@ class Rainbow(Task):
         """Full games at epsilon 0 with the noise of the last step of training held, as the authors
         did; the score counts unclipped rewards. The games' random numbers depend on the seed and
         on the number of agent steps, not on the optimizer."""
-        noise = self._noise_rows()[0](self.agent_steps)
+        noise = self._noise_rows()[0](self._noise_number())
         scores = self._evaluation.play(self.online, self.support, noise, self.agent_steps)
         mean = scores.mean()
         error = scores.std() / math.sqrt(len(scores)) if len(scores) > 1 else mean * math.nan
@@ -282,8 +285,9 @@ class Rainbow(Task):
         chance, which = self._exploration(self.agent_steps).tolist()
         if chance < epsilon:
             return int(which * self._playing.actions)
-        observation = torch.from_numpy(self._replay.observation())[None]
-        return self._learner.act(observation, self._noise_rows()[0](self.agent_steps))
+        observation, number = self._replay.observation(), self._noise_number()
+        noise = self._noise_rows()[0](number)
+        return self._learner.act(torch.from_numpy(observation)[None], noise, number)
 
     def _end_step(self, outcome: environment.Outcome) -> None:
         assert self._replay is not None
@@ -297,9 +301,9 @@ class Rainbow(Task):
         self._replay.flush()
         start, over = self._beta
         beta = min(1.0, start + (1 - start) * self.agent_steps / over)
-        noise, target_noise = self._noise_rows()
+        (noise, target_noise), number = self._noise_rows(), self._noise_number()
         return self._learner.update(
-            self._fractions(self.updates), self._replay.size, beta, noise(self.agent_steps),
+            self._fractions(self.updates), self._replay.size, beta, noise(number), number,
             target_noise(self.updates),
         )  # fmt: skip
 
@@ -311,8 +315,9 @@ class Rainbow(Task):
             self._replay.start(self._playing.reset())
         if self._learner is None or self._learner.half != half:
             self._learner = Learner(
-                self.online, self.target, self.support, self._replay, double=self._double, half=half
-            )
+                self.online, self.target, self.support, self._replay, double=self._double,
+                half=half, held=self._noise_every > 1,
+            )  # fmt: skip
         return self._learner
 
     def _new_replay(self) -> Replay:
@@ -326,8 +331,12 @@ class Rainbow(Task):
             replay.log = FrameLog(self.folder / "replay", frame, self._capacity)
         return replay
 
+    def _noise_number(self) -> int:
+        """Of the online network's noise, for the agent step that was begun last."""
+        return -(-self.agent_steps // self._noise_every)
+
     def _noise_rows(self) -> tuple[Rows, Rows]:
-        """Noise of the online network by agent step, of the target network by update."""
+        """Noise of the online network by number, of the target network by update."""
         device = self.support.device
         if self._noise is None or self._noise[0] != device:
             draw = factor_noise(self.online.noise_size, device)

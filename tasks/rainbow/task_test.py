@@ -14,6 +14,7 @@ from tasks.rainbow.task import Rainbow
 
 CARTPOLE = {"game": "CartPole-v1", "capacity": 400, "learning_starts": 40, "target_every": 60,
             "v_min": 0.0, "v_max": 100.0, "eval_games": 3}  # fmt: skip
+GREEDY = {"epsilon": 0.0, "epsilon_end": 0.0, "dueling": True}
 BREAKOUT = {"capacity": 200, "learning_starts": 60, "target_every": 40, "eval_games": 1}
 
 
@@ -48,7 +49,8 @@ def same(one, two):
     CARTPOLE | {"n_step": 5, "train_every": 1, "prioritized": False},
     BREAKOUT,
     BREAKOUT | {"n_step": 3, "sticky": 0.25, "batch": 4},
-], ids=["cartpole", "cartpole 3-step", "cartpole 5-step", "breakout", "breakout 3-step"])  # fmt: skip
+    CARTPOLE | {"noise_every": 6},
+], ids=["cartpole", "cartpole 3-step", "cartpole 5-step", "breakout", "breakout 3-step", "noise"])  # fmt: skip
 def test_overlap_changes_no_bit(settings):
     """Emulation during the update, against one after the other."""
     updates = 25 if "game" not in settings else 80
@@ -76,9 +78,10 @@ def test_overlap_changes_no_bit(settings):
     assert torch.equal(ends[0][2], ends[1][2]) and torch.equal(ends[0][3], ends[1][3])
 
 
-def test_loss_and_gradients_against_a_plain_computation():
+@pytest.mark.parametrize("noise_every", [1, 3])
+def test_loss_and_gradients_against_a_plain_computation(noise_every):
     """Noisy weights formed, targets projected atom by atom, float64, autograd."""
-    task = build(n_step=3, dueling=True, batch=16)
+    task = build(n_step=3, dueling=True, batch=16, noise_every=noise_every)
     train(task, adam(task, lr=1e-3), 40)
     loss = task.loss()
     batch_row, step, update = task.updates - 1, task.agent_steps, task._update
@@ -87,7 +90,8 @@ def test_loss_and_gradients_against_a_plain_computation():
     indices = update.indices
     ahead = (indices[:, None] + torch.arange(3)) % replay.capacity
     online_noise, target_noise = task._noise_rows()
-    p_online, p_target = online_noise(step).double(), target_noise(batch_row).double()
+    number = math.ceil(step / noise_every)
+    p_online, p_target = online_noise(number).double(), target_noise(batch_row).double()
 
     def plain(network, x, noise):
         layers = [m for head in network.heads for m in head]
@@ -208,6 +212,33 @@ def test_the_order_of_events():
     assert 150 < len(acted) < 250
 
 
+@pytest.mark.parametrize("noise_every", [1, 3, 4])
+def test_each_action_is_the_best_under_the_present_weights_and_noise(noise_every):
+    """Also where the noise outlasts a change of the weights."""
+    check_actions(build(**GREEDY, noise_every=noise_every), noise_every)
+
+
+def check_actions(task, noise_every):
+    """Each action of the network against the same network computed plainly."""
+    optimizer = adam(task, lr=1e-2)
+    train(task, optimizer, 1)
+    act, actions = task._learner.act, []
+
+    @torch.no_grad()
+    def checked(observation, noise, number):
+        assert number == math.ceil(task.agent_steps / noise_every)
+        there = observation.to(task.support.device)
+        logits = task.online(there, task._noise_rows()[0](number))
+        returns = (logits.softmax(-1) @ task.support)[0]
+        actions.append(act(observation, noise, number))
+        assert returns[actions[-1]] == pytest.approx(returns.max().item(), rel=1e-5)
+        return actions[-1]
+
+    task._learner.act = checked
+    train(task, optimizer, 25)
+    assert len(actions) == 100 and len(set(actions)) > 1
+
+
 def test_evaluation_changes_nothing_and_is_the_same_for_every_optimizer():
     one, two = build(), build()
     first, second = adam(one, lr=1e-3), adam(two, lr=1e-3)
@@ -228,7 +259,7 @@ def test_evaluation_changes_nothing_and_is_the_same_for_every_optimizer():
 
 
 @pytest.mark.parametrize(("settings", "on_disk"), [
-    (CARTPOLE | {"n_step": 3}, True), (CARTPOLE, False), (BREAKOUT, True), (BREAKOUT, False),
+    (CARTPOLE | {"n_step": 3}, True), (CARTPOLE | {"noise_every": 3}, False), (BREAKOUT, True), (BREAKOUT, False),
 ])  # fmt: skip
 def test_a_resumed_task_goes_on_to_the_same_bits(tmp_path, settings, on_disk):
     updates = 5 if "game" not in settings else 50
@@ -297,6 +328,7 @@ def test_it_learns_to_balance_a_pole(optimizer):
 @pytest.mark.parametrize(("changes", "words"), [
     ({"seeds": [0, 1]}, "seeds=.0, 1.: rainbow runs one seed"),
     ({"batch": 0}, "batch=0: a whole number >= 1 expected"),
+    ({"noise_every": 0}, "noise_every=0: a whole number >= 1 expected"),
     ({"atoms": 1}, "atoms=1: a whole number >= 2 expected"),
     ({"capacity": 3}, "capacity=3: a whole number >= "),
     ({"n_step": 2.5}, "n_step=2.5: a whole number"),
