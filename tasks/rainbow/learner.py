@@ -24,13 +24,12 @@ class Update(NamedTuple):
 class Learner:
     """What is done with the networks in training, in the precision of the run.
 
-    In bf16 it is the update that computes so: the online network with parameters and gradients in
-    float32, the target network as a copy. It acts in float32, which costs less than to copy the
-    weights at each update. Losses, targets and sampling are float32 or better.
+    In bf16 the update computes so: the online network with parameters and gradients in float32, the
+    target network as a copy. Losses, targets and sampling are float32 or better.
 
-    Noise comes with a number of its own. Where several steps in a row have the same (``held``), the
-    noisy weights are formed once for these and their update, and it acts with what was formed, in
-    the precision of the run.
+    The noise of each step has a number. Where several steps have the same (``held``), the noisy weights
+    are formed once for them and their update, and it acts with these, in the precision of the run. Else
+    it acts in float32 and forms none, which costs less for a single step.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Learner:
         self._atoms, self._replay, self._double = atoms, replay, double
         self._formed = online.at(torch.zeros(online.noise_size, device=atoms.device), half)
         self._parameters = list(online.parameters())
-        self._formed_number: int | None = None  # of the noise under which it was formed
+        self._formed_number: int | None = None  # of the noise it is formed under; None: out of date
         device = atoms.device
         self._form = Captured(self._formed.form, device)
         self._act = Captured(self._best_held_action if held else self._best_action, device)

@@ -128,7 +128,8 @@ class Rainbow(Task):
             raise ValueError(f"overlap={overlap}: true, false or null expected")
         check_counts(
             1, batch=batch, train_every=train_every, target_every=target_every, n_step=n_step,
-            noise_every=noise_every, beta_steps=beta_steps, eval_games=eval_games, eval_most_steps=eval_most_steps,
+            noise_every=noise_every, beta_steps=beta_steps, eval_games=eval_games,
+            eval_most_steps=eval_most_steps,
         )  # fmt: skip
         check_counts(2, atoms=atoms)
         check_counts(n_step + 2 * environment.STACK, capacity=capacity)
