@@ -214,7 +214,7 @@ def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Fa
 
 def _advance_in_graph(tensors: _Tensors, i: int, group: dict[str, Any]) -> _Factors:
     """The same without reading a number."""
-    (beta1, beta2), gamma, lr = group["betas"], group["gamma"], group["lr"]
+    (beta1, beta2), gamma, lr = group["betas"], group["gamma"], stepping.scalar(group["lr"])
     # At the precision of float32, 1 - b2^t would lose four of its seven digits.
     t = tensors.steps[i].add_(1).to(torch.float64)
     final_lr = torch.ones_like(t) * _final_lr(lr, group)

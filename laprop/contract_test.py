@@ -320,6 +320,16 @@ def test_a_tensor_lr_follows_its_schedule(kind, options):
 
 
 @EACH_AND_FORM
+def test_a_tensor_lr_may_have_a_dimension(kind, options):
+    ends = []
+    for lr in (torch.tensor(0.01), torch.tensor([0.01])):
+        params = parameters(torch.float64)
+        train(kind(params, lr=lr, **options), params, 5)
+        ends.append(values(params))
+    assert equal(*ends)
+
+
+@EACH_AND_FORM
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_stays_near_single(kind, options, dtype):
     options = {**options, "lr": 0.01}

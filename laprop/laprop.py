@@ -272,7 +272,7 @@ def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Fa
 
 def _advance_in_graph(tensors: _Tensors, i: int, group: dict[str, Any]) -> _Factors:
     """The same without reading a number: for graphs, compilers and gradients through the step."""
-    lr, (beta1, beta2) = group["lr"], group["betas"]
+    lr, (beta1, beta2) = stepping.scalar(group["lr"]), group["betas"]
     step = tensors.steps[i].add_(1)
     c = tensors.corrections[i].mul_(beta1).add_(lr * (1 - beta1))
     root = tensors.corrections_sq[i].mul_(beta2).add_(1 - beta2).sqrt()
@@ -319,7 +319,8 @@ def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
     Autograd must find what it has saved unchanged, so that it gets copies of the buffers.
     """
     saved = torch.clone if group["differentiable"] else stepping.itself
-    lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
+    lr, weight_decay = stepping.scalar(group["lr"]), group["weight_decay"]
+    beta1, beta2 = group["betas"]
     for i, param in enumerate(tensors.params):
         gain, floor, rate, settled = _advance_in_graph(tensors, i, group)
         param, grad = stepping.real(param), stepping.real(tensors.grads[i])

@@ -226,7 +226,8 @@ def _graph_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
     Autograd must find what it has saved unchanged, so that it gets copies of the buffers.
     """
     saved = torch.clone if group["differentiable"] else stepping.itself
-    lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+    lr, momentum = stepping.scalar(group["lr"]), group["momentum"]
+    weight_decay = group["weight_decay"]
     for i, param in enumerate(tensors.params):
         rate = _advance_in_graph(tensors, i, lr, momentum)
         param, grad = stepping.real(param), stepping.real(tensors.grads[i])

@@ -120,6 +120,11 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def scalar(lr: float | Tensor) -> float | Tensor:
+    """A tensor of one number, whatever its shape, without dimensions."""
+    return lr.reshape(()) if isinstance(lr, Tensor) else lr
+
+
 def itself(tensor: Tensor) -> Tensor:
     return tensor
 

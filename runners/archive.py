@@ -7,6 +7,7 @@ index is written last and names its rows, so a kill or a full disk leaves the ol
 
 import itertools
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def update(results_dir: Path, progress: Any = iter) -> Collected:
             return update(results_dir, progress)
         rows = _merge(rows, index["records"], records, parts)
         _write_table(table, records, rows)
-        _save(results_dir / FOLDER, index["number"] + 1, records, rows, _version(table))
+        _save(results_dir / FOLDER, records, rows, _version(table))
     return Collected(
         finished=sum(e.values > 0 for e in records.values()),
         unfinished=sum(e.values == 0 and e.damage is None for e in records.values()),
@@ -200,10 +201,10 @@ def _replicas(heads: Iterable[dict[str, Any]]) -> "pa.Table":
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    nothing = {"records": {}, "number": 0, "table": None}
+    nothing = {"records": {}, "rows": None, "table": None}
     try:
         index = json.loads((folder / INDEX).read_bytes())
-        if index["format"] != FORMAT or not _rows(folder, index["number"]).exists():
+        if index["format"] != FORMAT or not (folder / index["rows"]).exists():
             return nothing
         index["records"] = {key: Entry(**entry) for key, entry in index["records"].items()}
     except (OSError, ValueError, KeyError, TypeError):  # none, or not what it was: read all again
@@ -214,31 +215,26 @@ def _load(folder: Path) -> dict[str, Any]:
 def _rows_of(folder: Path, index: dict[str, Any]) -> "pa.Table":
     import pyarrow.parquet as pq
 
-    return pq.read_table(_rows(folder, index["number"]))
+    return pq.read_table(folder / index["rows"])
 
 
-def _save(
-    folder: Path, number: int, records: dict[str, Entry], rows: "pa.Table", table: Any
-) -> None:  # fmt: skip
+def _save(folder: Path, records: dict[str, Entry], rows: "pa.Table", table: Any) -> None:
     import pyarrow.parquet as pq
 
     folder.mkdir(exist_ok=True)
+    mine = folder / f"rows-{uuid.uuid4().hex}.parquet"  # never that of another at the same time
     try:
-        pq.write_table(rows, _rows(folder, number), compression="zstd")
+        pq.write_table(rows, mine, compression="zstd")
     except OSError:
-        _rows(folder, number).unlink(missing_ok=True)
+        mine.unlink(missing_ok=True)
         raise
     entries = {key: vars(entry) for key, entry in records.items()}
-    index = {"format": FORMAT, "number": number, "table": table, "records": entries}
+    index = {"format": FORMAT, "rows": mine.name, "table": table, "records": entries}
     write_atomically(folder / INDEX, [json.dumps(index).encode()])
     for path in folder.glob("rows-*.parquet"):
-        if path != _rows(folder, number):
+        if path != mine:
             with suppress(OSError):
                 path.unlink()
-
-
-def _rows(folder: Path, number: int) -> Path:
-    return folder / f"rows-{number}.parquet"
 
 
 def _version(path: Path) -> list[int] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from runners.loop import Progress
-from runners.provenance import made_by_other_code
+from runners.provenance import made_by_other_code, other_arithmetic
 from runners.record import FILE_NAME
 from tasks.task import CorruptState
 
@@ -59,10 +59,13 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
     except Exception as error:  # torch raises many kinds for a file that is not what it was
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
         return _set_aside(path, f"corrupted checkpoint ({type(error).__name__}: {reason})")
-    if (path.parent / FILE_NAME).stat().st_size < size:
+    record = path.parent / FILE_NAME
+    if not record.exists() or record.stat().st_size < size:
         return _set_aside(path, f"{FILE_NAME} beside it is damaged: shorter than it was before")
     if made_by_other_code(path.parent):
         return _set_aside(path, "checkpoint of other code than the present")
+    if other := other_arithmetic(path.parent, next(states["task"].parameters()).device):
+        return _set_aside(path, f"checkpoint made with {other}, which is another here")
     try:
         for name, state in states.items():
             if state is not None:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from runners.config import ConfigError, RunConfig
 from runners.orphan import unless_orphaned
 from runners.record import write_atomically
-from runners.run import run, stop_signals
+from runners.run import reason, run, stop_signals
 from runners.snapshot import snapshot
 
 LAUNCHERS = ("submitit_slurm", "submitit_local")
@@ -120,8 +121,10 @@ def _work(configs: list[RunConfig], answers: Any) -> None:
 def _run(config: RunConfig) -> list[str]:
     try:
         run(config)
-    except ConfigError as error:
-        return [f"{config.label}: {error}"]
+    except Exception as error:  # from before its record: those behind it are to run all the same
+        if not isinstance(error, ConfigError):
+            traceback.print_exc()
+        return [f"{config.label}: {reason(error)}"]
     return []
 
 

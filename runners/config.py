@@ -198,7 +198,8 @@ def without_hydra(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
     """`resolve` after `without_hydra`."""
     if cfg.scale not in CHOICES["scale"]:  # before the interpolations that depend on it
-        raise ConfigError(f"scale={cfg.scale}: unknown scale{hint(cfg.scale, CHOICES['scale'])}")
+        scale = str(cfg.scale)
+        raise ConfigError(f"scale={scale}: unknown scale{hint(scale, CHOICES['scale'])}")
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -206,6 +207,8 @@ def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
     _check(values, names)
     values["seeds"] = _seeds(values["seed"], values["seeds"], values.pop("tuning_seeds"))
     identity = {key: values[key] for key in IDENTITY} | {"device": values["device"]}
+    if "data_dir" in values["task"]:  # where the data lie decides no number
+        identity["task"] = values["task"] | {"data_dir": "data"}
     # what is null is as if it were not there, so that runs outlive a new key of their optimizer
     identity["optimizer"] = {k: v for k, v in values["optimizer"].items() if v is not None}
     text = json.dumps(_canonical(identity), sort_keys=True)
@@ -252,6 +255,16 @@ def _check(values: dict[str, Any], names: dict[str, str]) -> None:
     if not _is_int(values["seed"]) or values["seed"] < 0:
         raise ConfigError(f"seed={values['seed']}: a whole number >= 0 expected")
     _check_seeds(values["seeds"])
+    counted = values["seeds"] if isinstance(values["seeds"], int) else 0
+    several = counted > 1 or values["tuning_seeds"] > 0
+    if counted and several and values["seed"] + counted > TUNING_SEEDS_START:
+        raise ConfigError(
+            f"seed={values['seed']}: with seeds={counted} and tuning_seeds={values['tuning_seeds']} at most "
+            f"{TUNING_SEEDS_START - counted:,} expected, for tuning seeds begin at {TUNING_SEEDS_START:,}"
+        )
+    for key in ("results_dir", "data_dir"):
+        if not isinstance(values[key], str) or not values[key]:
+            raise ConfigError(f"{key}={values[key]}: a folder expected")
     if not isinstance(values["force"], bool):
         raise ConfigError(f"force={values['force']}: true or false expected")
     checks = {"optimizer": _check_hyper_parameter, "schedule": _check_schedule, "task": None}

@@ -38,7 +38,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost if another process has taken over; call it before writing."""
-        if _file(self._folder, self._number + 1).exists():
+        if _greatest(self._folder) > self._number:  # by one, or by several in turn
             raise LeaseLost(f"{self._folder}: another process has taken over")
 
     def give_back(self) -> None:

@@ -86,6 +86,16 @@ def test_who_comes_back_after_it_expired_is_told_and_the_next_keeps_it(tmp_path)
             taker.check()
 
 
+def test_who_comes_back_after_two_others_is_told(tmp_path):
+    with hold(tmp_path) as sleeper:
+        for _ in range(2):
+            elsewhere(tmp_path, age=lease.SECONDS + 10)
+            with hold(tmp_path) as taker:
+                assert taker
+        with pytest.raises(LeaseLost, match="another process has taken over"):
+            sleeper.check()
+
+
 def test_it_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
     with hold(tmp_path):

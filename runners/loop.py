@@ -26,11 +26,13 @@ class Progress:
         step: optimizer steps done.
         train_seconds: time spent stepping; evaluations and checkpoints are off this clock.
         diverged: replica -> the step whose loss was no longer finite.
+        evaluated: the step of the last row; -1: none yet.
     """
 
     step: int = 0
     train_seconds: float = 0.0
     diverged: dict[int, int] = field(default_factory=dict)
+    evaluated: int = -1
 
 
 def train(
@@ -55,6 +57,7 @@ def train(
 
     A replica whose loss is no longer finite is frozen where it stands: its loss no longer counts,
     its parameters no longer move. Replicas do not see each other, so the others go on unchanged.
+    After the last step, which no loss follows, it is the parameters that have to be finite.
     """
     device = next(task.parameters()).device
     half = precision == "bf16"
@@ -65,6 +68,9 @@ def train(
     frozen = _Frozen(parameters, replicas, progress.diverged)
 
     def evaluate() -> None:
+        if progress.evaluated == progress.step:  # before a stop, or before it was seen to diverge
+            return
+        progress.evaluated = progress.step
         metrics = {name: _values(value) for name, value in task.evaluate().items()}
         write({"step": progress.step, "train_seconds": progress.train_seconds, **metrics})
 
@@ -92,6 +98,8 @@ def train(
         if schedule is not None:
             schedule.step()
         progress.step += 1
+        if progress.step == steps:
+            frozen.add_broken(progress.step)
         due = progress.step % eval_every == 0 or progress.step == steps
         if due or progress.step % checkpoint_every == 0:
             progress.train_seconds += clock.read()
@@ -100,7 +108,7 @@ def train(
             if progress.step % checkpoint_every == 0:
                 checkpoint()
             clock = _Clock(device)
-    return COMPLETED
+    return DIVERGED if len(progress.diverged) == replicas else COMPLETED
 
 
 class _Frozen:
@@ -123,7 +131,14 @@ class _Frozen:
 
     def add(self, loss: Tensor, step: int) -> None:
         """Note those whose ``loss`` at ``step`` is not finite."""
-        bad = ~loss.detach().isfinite().reshape(-1)
+        self._add(~loss.detach().isfinite().reshape(-1), step)
+
+    def add_broken(self, step: int) -> None:
+        """Note those with a parameter that is not finite after ``step`` steps."""
+        fine = [p.detach().isfinite().reshape(self.replicas, -1).all(1) for p in self.parameters]
+        self._add(~torch.stack(fine).all(0), step)
+
+    def _add(self, bad: Tensor, step: int) -> None:
         new = bad if self._dead is None else bad & ~self._dead
         if new.any():
             self.diverged.update(dict.fromkeys(new.nonzero().flatten().tolist(), step))

@@ -99,3 +99,30 @@ def test_bf16_runs_under_autocast():
     task = Quadratic()
     run(task, precision="bf16")
     assert task.dtypes == {torch.bfloat16}
+
+
+def test_a_stop_before_the_first_step_leaves_one_row_of_step_0():
+    task, answers = Quadratic(), iter([True])
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    status, progress, first, checkpoints = run(task, optimizer, stop=lambda: next(answers))
+    assert status == "interrupted" and checkpoints == [0]
+    _, _, second, _ = run(task, optimizer, progress=progress)
+    assert [row["step"] for row in first + second] == [0, 4, 8, 10]
+
+
+def test_a_divergence_at_an_evaluation_has_one_row_of_that_step():
+    task = Quadratic()
+    status, _, rows, _ = run(task, torch.optim.SGD(task.parameters(), lr=1e38), eval_every=1)
+    assert status == "diverged"
+    assert len({row["step"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("packed", [0, 2])
+def test_what_blows_up_in_the_last_step_diverged(packed):
+    task = Quadratic(packed)
+    if packed:
+        with torch.no_grad():
+            task.w[1] = 1.0  # at its minimum, and stays there
+    status, progress, rows, _ = run(task, torch.optim.SGD(task.parameters(), lr=3e38), steps=1)
+    assert progress.diverged == {0: 1} and rows[-1]["step"] == 1
+    assert status == ("completed" if packed else "diverged")

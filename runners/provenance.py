@@ -17,6 +17,7 @@ PACKAGES = (
     "torch", "numpy", "hydra-core", "wandb", "pandas",
     "ale-py", "gymnasium", "opencv-python-headless",  # what a player sees
 )  # fmt: skip
+ARITHMETIC = ("torch", "numpy", "ale-py", "gymnasium", "opencv-python-headless")
 CODE = ("laprop", "tasks", "runners")  # what a run executes
 COMMIT_FILE = ".commit"  # of a copy of the code, which is no git checkout (runners/snapshot.py)
 OTHER_CODE = "made by other code than the present; force=true runs them again"
@@ -102,6 +103,18 @@ def made_by_other_code(folder: Path) -> bool:
     """Whether the record in ``folder`` was begun by source files that differ from these."""
     first = record.read_first_line(folder)
     return first is not None and first.get("code", {}).get("digest") != code_digest()
+
+
+def other_arithmetic(folder: Path, device: Any) -> str | None:
+    """What of those that decide the last bits was another when the record in ``folder`` was begun."""
+    first = record.read_first_line(folder) or {}
+    began = str(first.get("hardware", {}).get("device", device)).partition(":")[0]
+    if began != device.type:
+        return f"device {began}"
+    for name, version in first.get("packages", {}).items():
+        if name in ARITHMETIC and version != importlib.metadata.version(name):
+            return f"{name} {version}"
+    return None
 
 
 @functools.cache

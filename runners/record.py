@@ -111,9 +111,14 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_status(folder: Path) -> str | None:
-    """How the run in ``folder`` ended, or None; reads the end of the file only."""
+    """How the run in ``folder`` ended, or None; reads the first line and the last only.
+
+    A record whose first line cannot be read is of no use, however it ended.
+    """
     status = read_last_line(folder)
-    return status["status"] if status and "status" in status else None
+    if not status or "status" not in status or read_first_line(folder) is None:
+        return None
+    return status["status"]
 
 
 def version(folder: Path) -> tuple[int, int, int] | None:

@@ -33,8 +33,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def run(config: RunConfig, progress_bar: bool = False) -> str:
     """Bring one run to its end and return its status; a finished one is left as it is.
 
-    Raises ConfigError before anything is written; every other exception becomes a record with
-    status ``failed`` and its traceback. ``running`` says that another process is at it. A signal
+    Raises ConfigError before anything is written, and so does whatever a task or an optimizer
+    raises when it is built; every exception of the training becomes a record with status
+    ``failed`` and its traceback. ``running`` says that another process is at it. A signal
     of `STOPS`, or a full disk, leaves the run ``interrupted``.
     """
     from runners.provenance import check_inputs
@@ -91,6 +92,7 @@ def _run_leased(
     size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
     if size is None:  # what lies there belongs to no checkpoint
         shutil.rmtree(task.folder, ignore_errors=True)
+        shutil.rmtree(folder / "wandb", ignore_errors=True)  # else both are uploaded as one run
     distributed.any_of(False, next(task.parameters()).device)  # the others may load it now
     first_line = provenance(config, task)
     if size is None:
@@ -287,6 +289,19 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.raise_signal(number)
 
 
+def again(arguments: Sequence[str]) -> str:
+    """What to do after a stop, for a command with these ``arguments``."""
+    forced = "force=true" in arguments  # which would start over
+    return f"the same command{' without force=true' if forced else ''} goes on from here"
+
+
+def reason(error: Exception) -> str:
+    """Why a run did not begin, in one line."""
+    cause = error if isinstance(error, ConfigError) else error.__cause__ or error  # hydra wraps
+    kind = "" if isinstance(cause, ConfigError) else f"{type(cause).__name__}: "
+    return kind + " ".join(str(cause).split())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0 fine, 1 something failed, 2 bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -312,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted; {again(arguments)}", file=sys.stderr)
         return 130
     if not distributed.is_first():
         return 0  # the first one tells
@@ -332,7 +347,7 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> bool:
     print(f"{config.label}: {how}{' before' if skipped else ''}, "
           f"{config.folder / record.FILE_NAME}")  # fmt: skip
     if status == record.INTERRUPTED:
-        print("the same command goes on from here", file=sys.stderr)
+        print(again(["force=true"] if config.values["force"] else []), file=sys.stderr)
     if skipped and made_by_other_code(config.folder):
         print(f"it was {OTHER_CODE.replace('them', 'it')}", file=sys.stderr)
     found = record.read_record(config.folder)

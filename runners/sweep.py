@@ -6,9 +6,11 @@ joblib, submitit, ...) gets exactly the jobs that are missing. What was achieved
 records, never from the launcher.
 """
 
+import contextlib
 import functools
 import itertools
 import json
+import os
 import re
 import sys
 import threading
@@ -39,13 +41,12 @@ from runners.config import (
     resolve_values,
     without_hydra,
 )
-from runners.lease import is_held
+from runners.lease import hold, is_held
 from runners.orphan import unless_orphaned
 from runners.provenance import OTHER_CODE, check_inputs, made_by_other_code
-from runners.run import RUNNING, check_results_dir, run
+from runners.run import CHECKPOINT, RUNNING, again, check_results_dir, reason, run
 
 MISSING = "missing"
-AGAIN = "the same command goes on from here"
 POLL_SECONDS = 0.5
 LONGEST_VALUE = 24  # in a label
 FROM_SCALE = re.compile(r"\$\{scales\.\$\{scale\}\.(\w+)\}")
@@ -139,8 +140,45 @@ def sweep(overrides: Sequence[str]) -> int:
     jobs = plan(overrides)
     check_results_dir(jobs[0].config)
     launcher = _launcher(overrides)  # one that there is not is refused, work to do or not
-    force = any(job.config.values["force"] for job in jobs)
-    finished = [not force and state(job.config) in record.FINISHED for job in jobs]
+    with contextlib.ExitStack() as stack:
+        if any(job.config.values["force"] for job in jobs):
+            # once, here: a job that is put back, or another try, then goes on as always
+            jobs = plan([o for o in overrides if parse([o])[0].key_or_group != "force"])
+            stack.enter_context(_started_over(jobs))
+        return _run_missing(jobs, launcher)
+
+
+@contextmanager
+def _started_over(jobs: Sequence[Job]) -> Iterator[None]:
+    """Set aside what there is of ``jobs``, but for those that a process is at; put back when the
+    launcher refuses its settings, and nothing has begun."""
+    names = (record.FILE_NAME, CHECKPOINT)
+    files = [job.config.folder / name for job in jobs for name in names]
+    for job in jobs:
+        if job.config.folder.exists():
+            with hold(job.config.folder) as lease:
+                for name in names if lease else ():
+                    with contextlib.suppress(FileNotFoundError):
+                        os.replace(job.config.folder / name, _before(job.config.folder / name))
+    try:
+        yield
+    except ConfigError:
+        for file in files:
+            if _before(file).exists():
+                os.replace(_before(file), file)
+        raise
+    finally:
+        for file in files:
+            if file.with_name(record.FILE_NAME).exists():
+                _before(file).unlink(missing_ok=True)
+
+
+def _before(file: Path) -> Path:
+    return file.with_name(f"{file.name}.before")
+
+
+def _run_missing(jobs: list[Job], launcher: DictConfig) -> int:
+    finished = [state(job.config) in record.FINISHED for job in jobs]
     done = list(itertools.compress(jobs, finished))
     todo = [job for job, ended in zip(jobs, finished, strict=True) if not ended]
     for job in done:
@@ -162,8 +200,6 @@ def sweep(overrides: Sequence[str]) -> int:
                 given_up = _launch(free, launcher)
             while taken_by_others(todo):  # waited for, not run twice
                 time.sleep(cluster.POLL_SECONDS)
-        if force:
-            break
         todo = [job for job in todo if state(job.config) not in record.FINISHED]
         todo = [job for job in todo if job not in given_up]
         if all(state(job.config) == record.FAILED for job in todo):
@@ -182,7 +218,7 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
     """Hand ``jobs`` to the Hydra launcher of ``cfg``, as a sweeper does, and wait for it.
 
     Returns those that another try is of no use for: a task or an optimizer refused their
-    arguments, or a batch system has already done what it could.
+    arguments or could not be built, or a batch system has already done what it could.
     """
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
@@ -206,12 +242,12 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
             results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
         except Exception as error:  # a worker was killed, say: the records tell what is left
             first = (str(error).splitlines() or [""])[0]
-            print(f"launcher: {type(error).__name__}: {first}; {AGAIN}", file=sys.stderr)
+            print(f"launcher: {type(error).__name__}: {first}; {again([])}", file=sys.stderr)
             return []
     answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
-    refused = [(job, answer) for job, answer in answers if isinstance(answer, ConfigError)]
+    refused = [(job, answer) for job, answer in answers if isinstance(answer, Exception)]
     for job, answer in refused:
-        print(f"{job.label}: {answer}", file=sys.stderr)
+        print(f"{job.label}: {reason(answer)}", file=sys.stderr)
     return [job for job, _ in refused]
 
 

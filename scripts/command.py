@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from runners.config import ConfigError
-from runners.sweep import AGAIN
+from runners.run import again
 
 
 def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
@@ -19,7 +19,7 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print(f"interrupted; {AGAIN}", file=sys.stderr)
+            print(f"interrupted; {again(arguments or sys.argv)}", file=sys.stderr)
             return 130
 
     return ended

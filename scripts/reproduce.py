@@ -150,7 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [a.partition("=")[2] for a in arguments if a.startswith(f"{CHOSEN}=")]
     if added(overrides):
         everything = on_leaderboard()
-    experiments = [e for e in chosen[-1].split(",") if e] if chosen else everything
+    experiments = [*dict.fromkeys(chosen[-1].split(","))] if chosen else everything
+    experiments = [e for e in experiments if e]
     for name in experiments:
         if name not in groups()["experiment"]:
             raise ConfigError(f"{CHOSEN}={name}: unknown experiment{hint(name, everything)}")

@@ -68,7 +68,7 @@ def curves(
 def difference(
     a: str, b: str, means: Mapping[str, Floats], draws: Mapping[str, Floats], place: int, n: int
 ) -> Comparison:
-    """a - b at the ``place``-th budget; ``n`` is the number of trials."""
+    """a - b at the ``place``-th budget; ``n``: the fewer of trials and seeds, both resampled."""
     apart = draws[a][:, place] - draws[b][:, place]
     return comparison(float(means[a][place] - means[b][place]), apart, apart, n)
 

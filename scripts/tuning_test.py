@@ -2,12 +2,14 @@ import math
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from runners.config import ConfigError
 from runners.search import log_uniform, one_minus_log_uniform
 from runners.sweep import plan
 from scripts import tuning
+from scripts.figures import tuning_rosenbrock
 
 
 def brute(tune, report, k):
@@ -59,6 +61,18 @@ def test_optimizers_that_share_their_points_are_compared_as_pairs():
     assert gap.p_above(0) < 0.01 and gap.p_below(0) > 0.99
     with pytest.raises(ValueError, match="the same trials and seeds"):
         tuning.curves(tune, {"a": values, "b": values[:9]}, [1], seed=0)
+
+
+def test_who_flies_past_the_minimum_and_diverges_has_not_reached_it():
+    common = {"optimizer": "adabound", "lr": 0.1, "beta1": 0.9, "beta2": 0.9, "phase": "report",
+              "run": "r"}  # fmt: skip
+    rows = [common | {"seed": seed, "replica": seed, "step": step, "metric": "steps_to_tol",
+                      "value": value}
+            for seed, value in ((0, 90.0), (1, 90.0), (2, np.nan)) for step in (100, 2000)]  # fmt: skip
+    rows.append(common | {"seed": 1, "replica": 1, "step": 2000, "metric": "diverged_at",
+                          "value": 1500.0})  # fmt: skip
+    found = tuning_rosenbrock._outcomes(pd.DataFrame(rows), {"steps": 2000})
+    assert found.sort_values("seed").value.tolist() == [90, 2000, 2000]
 
 
 def test_trials_are_the_same_points_for_every_optimizer_and_fill_the_space():

@@ -64,10 +64,12 @@ def returns(tidy: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         index=[*keys, "step"], columns="metric", values="value", observed=True
     )
     found = found.reset_index().rename(columns={"return": "value"})
-    steps = found.groupby("step").agent_steps.max()
+    longest = found.groupby(keys, observed=True).step.transform("max") == found.step.max()
+    steps = found[longest].groupby("step").agent_steps.max()
     whole = []
     for key, run in found.groupby(keys, observed=True):
-        value = run.set_index("step").value.reindex(steps.index).ffill()
+        value = run.set_index("step").value  # where it ended it has a row that others have not
+        value = value.reindex(steps.index.union(value.index)).ffill().reindex(steps.index)
         whole.append(pd.DataFrame({"agent_steps": steps, "value": value}).assign(
             **dict(zip(keys, key, strict=True))))  # fmt: skip
     table = pd.concat(whole, ignore_index=True)

@@ -197,3 +197,18 @@ def test_intervals_of_interquartile_means_cover():
         statistics.iqm_interval([1.0, math.nan], seed=0)
     with pytest.raises(ValueError, match="equally many"):
         statistics.difference_of_iqms([1.0], [1.0, 2.0], seed=0)
+
+
+def test_a_run_that_ends_between_evaluations_changes_nobody_elses():
+    tidy = table({("adam", 1e-8): 100.0}, seeds=3)
+    whole = learning_curves.returns(tidy, ["optimizer"])
+    late = (tidy.seed == 2) & (tidy.step > 200_000)
+    cut = tidy[~late].copy()
+    last = cut[(cut.seed == 2) & (cut.step == 200_000)].copy()
+    last["step"] += 7_000  # where it diverged
+    last.loc[last.metric == "agent_steps", "value"] += 28_000
+    found = learning_curves.returns(pd.concat([cut, last]), ["optimizer"])
+    others = [t[t.seed < 2].reset_index(drop=True) for t in (found, whole)]
+    pd.testing.assert_frame_equal(*others)
+    ended = found[found.seed == 2]
+    assert len(ended) == len(POINTS) and ended.value.iloc[-1] == last.value.iloc[0]

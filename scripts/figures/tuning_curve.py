@@ -55,10 +55,10 @@ def tables(outcomes: pd.DataFrame) -> Tables:
         for place, k in enumerate(budgets):
             ends = statistics.comparison(
                 float(means[name][place]), draws[name][:, place], draws[name][:, place],
-                len(tune[name]),
+                min(report[name].shape),
             )  # fmt: skip
             rows.append({"optimizer": name, "k": k, "expected": ends.value, "low": ends.low,
-                         "high": ends.high, "trials": ends.n,
+                         "high": ends.high, "trials": len(tune[name]),
                          "seeds": report[name].shape[1]})  # fmt: skip
     return {"trials": trials.rename_axis(columns=None), "curve": pd.DataFrame(rows)}
 
@@ -80,7 +80,7 @@ def verdicts(
             continue
         k = min(SMALL_BUDGET, budgets[-1]) if claim.id.endswith("small_budget") else budgets[-1]
         place = budgets.index(k)
-        gap = tuning.difference(RIVAL, SUBJECT, means, draws, place, len(tune[SUBJECT]))
+        gap = tuning.difference(RIVAL, SUBJECT, means, draws, place, min(report[SUBJECT].shape))
         each = ", ".join(
             f"{label} {judging.number(float(means[name][place]))}"
             for label, name in zip(labels, (SUBJECT, RIVAL), strict=True)
@@ -92,7 +92,7 @@ def verdicts(
                 p_for=gap.p_above(0),
                 p_against=gap.p_below(0),
                 effect=gap,
-                effect_unit=f"{unit} saved (Adam − LaProp, best of {k} of {gap.n} trials)",
+                effect_unit=f"{unit} saved (Adam − LaProp, best of {k} of {len(tune[SUBJECT])} trials)",
                 budget=fairness.budget_text(given),
                 sentence=f"Expected {unit} of the best of {k} trials: {each}.",
             )

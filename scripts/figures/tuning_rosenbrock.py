@@ -1,10 +1,11 @@
 """Steps to the minimum of the noisy Rosenbrock function against the tuning budget.
 
-A replica that never gets there counts with all the steps that it was watched.
+A replica that never gets there counts with all the steps that it was watched, and so does one that
+diverges, even if it flew past the minimum before (as in rosenbrock_noise).
 """
 
 # What a column of a table holds is beyond the types of pandas.
-# pyright: reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,5 +45,7 @@ def _outcomes(tidy: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
     rows = pick(tidy, tidy.metric == "steps_to_tol").sort_values("step")
     last = rows.groupby(["run", "replica"], observed=True).tail(1)
     found = last[["optimizer", *POINT, "phase", "seed", "value"]].copy()
-    found["value"] = found.value.fillna(config["steps"]).clip(upper=config["steps"])
+    ends = pick(tidy, tidy.metric == "diverged_at")[["run", "replica"]]
+    dead = pd.MultiIndex.from_frame(last[["run", "replica"]]).isin(pd.MultiIndex.from_frame(ends))
+    found["value"] = found.value.mask(dead).fillna(config["steps"]).clip(upper=config["steps"])
     return found

@@ -67,7 +67,9 @@ def search(model: Transformer, source: Packed, beam: int, longest: int) -> list[
         if mask is not None:
             mask = mask[rows]
         alive, last = alive[going.cpu()], symbol.flatten()
-    return [max(hypotheses, key=lambda h: h[0])[1] for hypotheses in finished]
+    # none where weights are no longer finite
+    nothing: tuple[float, list[int]] = (-math.inf, [])
+    return [max(hypotheses, key=lambda h: h[0], default=nothing)[1] for hypotheses in finished]
 
 
 def _encoder_side(model: Transformer, source: Packed, beam: int) -> list[_Layer]:

@@ -33,6 +33,14 @@ def model_of(shape=None):
     return model.eval()
 
 
+def test_a_model_that_is_no_longer_finite_says_nothing():
+    model, pairs = model_of(Shape(64, 128, 4, 2)), corpus(6)
+    with torch.no_grad():
+        model.decoder.embed_tokens.weight.fill_(torch.nan)
+    found = search(model, batches.batch(pairs, np.arange(6)).source, beam=2, longest=9)
+    assert found == [[]] * 6
+
+
 def test_greedy_search_is_the_plain_loop_without_a_cache():
     model, pairs = model_of(Shape(64, 128, 4, 2)), corpus(6)
     found = search(model, batches.batch(pairs, np.arange(6)).source, beam=1, longest=9)
