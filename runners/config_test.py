@@ -100,6 +100,10 @@ def test_key_changes_with_what_decides_the_numbers_and_with_nothing_else():
         assert key(override) == base, override
 
 
+def test_key_does_not_depend_on_where_the_data_lie():
+    assert key("task=deep_fc", "data_dir=/elsewhere") == key("task=deep_fc")
+
+
 def test_key_does_not_depend_on_how_a_value_is_spelled():
     assert key("optimizer.lr=1", "seeds=3") == key("optimizer.lr=1.0", "seeds=[0,1,2]")
     assert key("seed=2", "seeds=1") != key("seeds=[2]")  # torch's global stream differs

@@ -150,27 +150,31 @@ def sweep(overrides: Sequence[str]) -> int:
 
 @contextmanager
 def _started_over(jobs: Sequence[Job]) -> Iterator[None]:
-    """Set aside what there is of ``jobs``, but for those that a process is at; put back when the
-    launcher refuses its settings, and nothing has begun."""
+    """Set aside what there is of ``jobs``, but for those that a process is at; put back what could
+    not begin, as a task cannot be built, say, or the launcher refuses its settings."""
     names = (record.FILE_NAME, CHECKPOINT)
-    files = [job.config.folder / name for job in jobs for name in names]
-    for job in jobs:
-        if job.config.folder.exists():
-            with hold(job.config.folder) as lease:
-                for name in names if lease else ():
-                    with contextlib.suppress(FileNotFoundError):
-                        os.replace(job.config.folder / name, _before(job.config.folder / name))
+    folders = [job.config.folder for job in jobs if job.config.folder.exists()]
+    for folder in folders:
+        with hold(folder) as lease:
+            for name in names if lease else ():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(folder / name, _before(folder / name))
+    back = False  # after Ctrl-C all stays aside: the jobs, or the next command, go on with it
     try:
         yield
+        back = True
     except ConfigError:
-        for file in files:
-            if _before(file).exists():
-                os.replace(_before(file), file)
+        back = True
         raise
     finally:
-        for file in files:
-            if file.with_name(record.FILE_NAME).exists():
-                _before(file).unlink(missing_ok=True)
+        for folder in folders:
+            begun = (folder / record.FILE_NAME).exists()
+            for name in names:
+                before = _before(folder / name)
+                if begun:
+                    before.unlink(missing_ok=True)
+                elif back and before.exists():
+                    os.replace(before, folder / name)
 
 
 def _before(file: Path) -> Path:

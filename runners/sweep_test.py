@@ -352,6 +352,15 @@ def test_a_task_that_cannot_be_built_is_told_and_the_others_run(tmp_path, capsys
         plain(self, seeds, **given)
 
     monkeypatch.setattr(Rosenbrock, "__init__", fails)
+    whole = ["optimizer=adam", "optimizer.lr=1e-2", "task.sigma=[0.5]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "__init__", plain)
+        assert main(["-m", *small(tmp_path, *whole)]) == 0
+    assert main(["-m", *small(tmp_path, *whole, "force=true", "hydra/launcher=basic")]) == 1
+    assert "1 missing" in capsys.readouterr().out
+    (job,) = plan(small(tmp_path, *whole))
+    assert state(job.config) == record.COMPLETED, "the old result is not lost"
+    shutil.rmtree(job.config.folder)
     sigmas = [
         "optimizer=adam",
         "optimizer.lr=1e-2",
