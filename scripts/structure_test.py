@@ -98,3 +98,13 @@ def test_a_narrowed_experiment_does_not_take_the_place_of_the_whole(tmp_path, ca
     command = "scripts.reproduce scale=smoke experiments=rosenbrock_noise optimizer=adam,laprop\n"
     assert command in (folder / "README.md").read_text()
     assert "rosenbrock_noise" not in (tmp_path / "REPORT.md").read_text()
+
+
+def test_what_is_too_narrow_for_a_figure_is_told_in_one_line(tmp_path, capsys):
+    from scripts.reproduce import main
+
+    arguments = ["scale=smoke", "experiments=uv_plane", f"results_dir={tmp_path}", "steps=2"]
+    arguments += ["tracking=disabled", "hydra/launcher=basic", "optimizer=laprop"]
+    assert main(arguments) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error:")]
+    assert "uv_plane: steps=2 optimizer=laprop" in line and "too little of its sweep" in line

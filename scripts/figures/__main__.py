@@ -78,9 +78,18 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
         raise ConfigError("; ".join(about["withheld"]))
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
-    tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
-    verdicts = _verdicts(analysis, found, more, tidy, tables, config)
-    figure = analysis.draw(tidy, tables, config)
+    try:
+        tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
+        verdicts = _verdicts(analysis, found, more, tidy, tables, config)
+        figure = analysis.draw(tidy, tables, config)
+    except (KeyError, ValueError) as error:
+        if not changed:
+            raise
+        raise ConfigError(
+            f"{experiment}: {' '.join(changes)}: too little of its sweep is left for its figure "
+            f"({type(error).__name__}: {error}); its runs are done, and `python -m runners.collect` "
+            "gathers them"
+        ) from error
 
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))

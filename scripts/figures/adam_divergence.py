@@ -2,8 +2,9 @@
 
 Fixed before running: the loss (an exponential mean over batches) has *left its basin* at the first
 evaluation where it is above that of a uniform guess, ln(classes), after it has been below half of
-that; or when it is no longer finite. A run that never settles cannot leave. All optimizers have the
-same learning rates, each of which is looked at; nothing is tuned, since the claim is about
+that; or when it is no longer finite. A run that never settles cannot leave. (Added later: of LaProp
+it does not count as staying, so that no claim is supported by what does not train; the figure says how
+many there are.) All optimizers have the same learning rates, each of which is looked at; nothing is tuned, since the claim is about
 stability and must hold at each.
 """
 
@@ -43,17 +44,20 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
-    """`left`: for each seed the step at which it left, NaN if not; `survival`: their fractions."""
+    """`left`: for each seed the step at which it left, NaN if not, and whether it ever settled;
+    `survival`: their fractions."""
     found = training.curves(tidy, "smoothed_loss").sort_values("step")
     found = pick(found, found.phase == "report")
     groups = found.groupby(["optimizer", "beta2", "lr", "seed"], observed=True)
-    left = groups.apply(_left_at, include_groups=False).rename("left").reset_index()
+    left = groups.apply(_left_at, include_groups=False).rename("left").to_frame()
+    left["settled"] = groups["value"].min().lt(CHANCE / 2)
+    left = left.reset_index()
     rows = []
     for key, cell in left.groupby(["optimizer", "beta2", "lr"], observed=True):
         stay, n = int(cell.left.isna().sum()), len(cell)
         low, high = statistics.wilson_interval(stay, n)
         rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
-                    | {"n": n, "stay": stay, "fraction": stay / n, "fraction_low": low,
+                    | {"n": n, "settled": int(cell.settled.sum()), "stay": stay, "fraction": stay / n, "fraction_low": low,
                        "fraction_high": high, "median_left": cell.left.median()})  # fmt: skip
     return {"survival": pd.DataFrame(rows), "left": left}
 
@@ -71,7 +75,7 @@ def _left_at(run: pd.DataFrame) -> float:
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
     left = tables["left"]
     momentum = float(tidy.beta1.iloc[0])
-    stays = left.assign(stay=left.left.isna())
+    stays = left.assign(stay=left.left.isna() & (left.settled | (left.optimizer != SUBJECT)))
     seeds = int(stays.groupby(["optimizer", "beta2", "lr"], observed=True).size().min())
     below = sorted(v for v in stays.beta2.unique() if v < momentum**2)
     found = []
@@ -175,5 +179,15 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),
             "after it has been below half of it, or is no longer finite. Nothing is tuned.",
+            *_never_settled(left),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
+
+
+def _never_settled(left: pd.DataFrame) -> list[str]:
+    """For the caption: runs drawn as staying that have no basin to leave."""
+    stuck = left.assign(stuck=left.left.isna() & ~left.settled)
+    told = [f"{style.mark(str(name)).label} at ν = {v:g} ({cell.stuck.sum()} of {len(cell)} runs)"
+            for (name, v), cell in stuck.groupby(["optimizer", "beta2"], observed=True)
+            if cell.stuck.any()]  # fmt: skip
+    return [f"Counted as staying, but never below half of it: {', '.join(told)}."] if told else []

@@ -153,12 +153,27 @@ def basin_table(leaves):
     ],
 )
 def test_who_leaves_the_basin(leaves, expected):
-    """Twelve seeds can never show that more than 95% stay: that takes 59."""
+    """Twelve seeds can never show that more than 95% stay: two-sided, with four verdicts in the
+    experiment, that takes 99."""
     tidy = basin_table(leaves)
     tables = adam_divergence.tables(tidy, BASIN_CONFIG)
     found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
     assert found["divergence_of_adam"].verdict == expected["adam"]
     assert found["laprop_stable_for_any_v"].verdict == expected["any"]
+
+
+def test_what_never_trains_is_not_stable():
+    stuck = {step: CHANCE for step in SETTLED}
+    tidy = table(
+        (o, 1e-3, (0.9, v), {}, "smoothed_loss",
+         lambda seed, o=o: stuck if o == "laprop" else BLOWN, never)
+        for o, v in itertools.product(("laprop", "adam"), (0.999, 0.7, 0.4))
+    )  # fmt: skip
+    tables = adam_divergence.tables(tidy, BASIN_CONFIG)
+    found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
+    assert found["divergence_of_adam"].verdict != SUPPORTED
+    assert found["laprop_stable_for_any_v"].verdict == CONTRADICTED
+    assert tables["survival"].set_index("optimizer").settled.loc["laprop"].eq(0).all()
 
 
 @pytest.mark.parametrize(
