@@ -7,8 +7,8 @@ import pytest
 
 from runners import collect, record
 from runners.archive import update
+from runners.plan import plan
 from runners.run import main
-from runners.sweep import plan
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from runners import config as config_module
 from runners import record
 from runners import run as run_module
 from runners.config import ROOT
+from runners.plan import plan
 from runners.run import main
-from runners.sweep import plan
 from runners.sweep_test import small
 
 

@@ -16,8 +16,9 @@ from runners import record
 from runners.collect import collect, to_parquet
 from runners.config import ROOT
 from runners.lease import is_held
+from runners.plan import plan
 from runners.run import main
-from runners.sweep import plan, state
+from runners.sweep import state
 
 
 def sweep_of(runs, folder):

@@ -17,8 +17,9 @@ import pytest
 from runners import cluster, record
 from runners.collect import collect, to_parquet
 from runners.config import ROOT
+from runners.plan import plan
 from runners.run import main
-from runners.sweep import plan, state
+from runners.sweep import state
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])

@@ -27,7 +27,7 @@ from runners.config import TUNING_SEEDS_START, ConfigError
 if TYPE_CHECKING:  # pandas takes a second, and finding nothing changed should not
     import pandas as pd
 
-    from runners.sweep import Job
+    from runners.plan import Job
 
 NOT_METRICS = ("step", "train_seconds")
 

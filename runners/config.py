@@ -42,7 +42,7 @@ MANNER = (
     "experiment", "scale", "device", "tracking", "results_dir", "data_dir", "checkpoint_every",
     "force",
 )  # fmt: skip
-ADDED = "optimizers"  # optimizers=+mine compares one optimizer more (runners/sweep.py)
+ADDED = "optimizers"  # optimizers=+mine compares one optimizer more (runners/plan.py)
 CHOICES = {
     "scale": ("smoke", "quick", "paper"),
     "precision": ("fp32", "bf16"),

@@ -6,8 +6,8 @@ import pytest
 
 from runners import record
 from runners.collect import collect, to_parquet
+from runners.plan import plan
 from runners.run import main, run
-from runners.sweep import plan
 from tasks.rosenbrock import Rosenbrock
 from tasks.task import CorruptState
 

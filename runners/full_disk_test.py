@@ -7,8 +7,9 @@ import pytest
 
 from runners import collect, record
 from runners.collect import to_parquet
+from runners.plan import plan
 from runners.run import main, run
-from runners.sweep import plan, state
+from runners.sweep import state
 
 ARGUMENTS = ["task=rosenbrock", "optimizer=adam", "seeds=3", "task.path=true", "tracking=disabled"]
 

@@ -12,8 +12,9 @@ import pytest
 from runners import cluster, record
 from runners.collect import collect, to_parquet
 from runners.config import ROOT
+from runners.plan import plan
 from runners.run import main, run, stop_signals
-from runners.sweep import plan, state
+from runners.sweep import state
 
 SWEEP = ["task=rosenbrock", "optimizer=adam", "eval_every=200", "checkpoint_every=200",
          "tracking=disabled"]  # fmt: skip

@@ -13,7 +13,8 @@ from runners import record
 from runners.chaos_test import processes
 from runners.config import ROOT
 from runners.lease import is_held
-from runners.sweep import MISSING, plan, state
+from runners.plan import plan
+from runners.sweep import MISSING, state
 
 SWEEP = ["task=rosenbrock", "optimizer=adam,laprop", "optimizer.lr=1e-3,1e-2", "steps=3000000", "eval_every=1000",
          "checkpoint_every=1000", "tracking=disabled"]  # fmt: skip
@@ -40,7 +41,7 @@ JOB = [
 import sys
 from pathlib import Path
 from runners.cluster import Pack
-from runners.sweep import plan
+from runners.plan import plan
 
 if __name__ == "__main__":
     Pack([job.config for job in plan(sys.argv[1:])], 2, Path())()

@@ -18,8 +18,9 @@ from pathlib import Path
 from runners import record
 from runners.cluster import queued
 from runners.config import ConfigError
+from runners.plan import Job, plan
 from runners.run import RUNNING
-from runners.sweep import MISSING, Job, plan, state
+from runners.sweep import MISSING, state
 
 QUEUED = "queued or starting"  # a job that runs may not have come to it yet
 WATCH_SECONDS = 5.0

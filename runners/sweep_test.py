@@ -14,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from runners import record, status
 from runners.collect import collect, to_parquet
 from runners.config import ROOT, ConfigError
+from runners.plan import plan
 from runners.run import main, run
-from runners.sweep import plan, state
+from runners.sweep import state
 
 SMALL = ["task=rosenbrock", "optimizer=adam,laprop", "optimizer.lr=1e-3,1e-2", "steps=120",
          "seeds=2", "eval_every=40", "checkpoint_every=7", "tracking=disabled"]  # fmt: skip
@@ -263,37 +264,6 @@ def test_a_warning_saves_and_then_goes_on_to_whoever_listened_before(tmp_path, m
     }
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])
-def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
-    tmp_path, capsys, monkeypatch, damage
-):
-    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
-    path = job.config.folder / "checkpoint.pt"
-    from tasks.rosenbrock import Rosenbrock
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Rosenbrock, "evaluate", lambda self: 1 / (self.step - 40) and {})
-        assert run(job.config) == "failed"
-    whole = path.read_bytes()
-    if damage == "foreign":
-        import torch
-
-        content = torch.load(path, weights_only=True)
-        torch.save(content | {"key": "another"}, path)
-    elif damage == "pickle":
-        import pickle
-
-        path.write_bytes(pickle.dumps({"key": job.config.key, "harm": os.getcwd}))
-    else:
-        path.write_bytes({"empty": b"", "garbage": b"x" * 999, "truncated": whole[:-200]}[damage])
-    assert run(job.config) == "completed"
-    assert "corrupted checkpoint" in capsys.readouterr().err
-    assert (job.config.folder / "checkpoint.pt.corrupt").exists()
-    (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
-    run(other.config)
-    assert table([job]) == table([other])
-
-
 def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     job.config.folder.mkdir(parents=True)
@@ -314,65 +284,6 @@ def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
     assert run(job.config) == "completed"
 
 
-def test_force_runs_again_from_the_start(tmp_path):
-    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
-    run(job.config)
-    before = table([job])
-    (job.config.folder / record.FILE_NAME).write_text(
-        (job.config.folder / record.FILE_NAME).read_text().replace('"step":40', '"step":41')
-    )
-    assert run(job.config) == "completed" and table([job]) != before
-    (again,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2", "force=true"))
-    assert run(again.config) == "completed" and table([job]) == before
-
-
-def test_a_forced_sweep_starts_over_once_and_loses_nothing_where_it_cannot_start(tmp_path, capsys):
-    overrides = small(tmp_path)
-    assert main(["-m", *overrides]) == 0
-    jobs = plan(overrides)
-    before, old = table(jobs), [record.version(job.config.folder) for job in jobs]
-    refused = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=0"]
-    assert main(["-m", *overrides, "force=true", *refused]) == 2
-    assert [record.version(job.config.folder) for job in jobs] == old
-    assert main(["-m", *overrides, "force=true"]) == 0
-    assert "4 runs, 0 finished before, 4 to do" in capsys.readouterr().out
-    new = [record.version(job.config.folder) for job in jobs]
-    assert not set(new) & set(old) and table(jobs) == before
-    assert not list(tmp_path.rglob("*.before"))
-
-
-def test_a_task_that_cannot_be_built_is_told_and_the_others_run(tmp_path, capsys, monkeypatch):
-    from tasks.rosenbrock import Rosenbrock
-
-    plain = Rosenbrock.__init__
-
-    def fails(self, seeds, **given):
-        if given["sigma"] == [0.5]:
-            raise RuntimeError("no memory left")
-        plain(self, seeds, **given)
-
-    monkeypatch.setattr(Rosenbrock, "__init__", fails)
-    whole = ["optimizer=adam", "optimizer.lr=1e-2", "task.sigma=[0.5]"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Rosenbrock, "__init__", plain)
-        assert main(["-m", *small(tmp_path, *whole)]) == 0
-    assert main(["-m", *small(tmp_path, *whole, "force=true", "hydra/launcher=basic")]) == 1
-    assert "1 missing" in capsys.readouterr().out
-    (job,) = plan(small(tmp_path, *whole))
-    assert state(job.config) == record.COMPLETED, "the old result is not lost"
-    shutil.rmtree(job.config.folder)
-    sigmas = [
-        "optimizer=adam",
-        "optimizer.lr=1e-2",
-        "task.sigma=[0.5],[0.1]",
-        "hydra/launcher=basic",
-    ]
-    assert main(["-m", *small(tmp_path, *sigmas)]) == 1
-    caught = capsys.readouterr()
-    assert "RuntimeError: no memory left" in caught.err
-    assert "1 completed, 1 missing" in caught.out
-
-
 def test_a_finished_record_without_its_first_line_is_run_again(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     run(job.config)
@@ -380,27 +291,6 @@ def test_a_finished_record_without_its_first_line_is_run_again(tmp_path):
     file.write_bytes(b"x" + file.read_bytes())
     assert state(job.config) != record.COMPLETED
     assert run(job.config) == record.COMPLETED and table([job]) == before
-
-
-@pytest.mark.parametrize("change", ["package", "device"])
-def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_with(tmp_path, capsys, change):
-    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
-    folder = job.config.folder
-    folder.mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record.RecordWriter, "close", lambda *_, **__: None)
-        patch.setattr("runners.run.record.FINISHED", ())  # its checkpoint stays
-        run(job.config)
-    assert (folder / "checkpoint.pt").exists()
-    first, _, rest = (folder / record.FILE_NAME).read_text().partition("\n")
-    about = json.loads(first)
-    about["packages" if change == "package" else "hardware"] |= (
-        {"torch": "2.0.0"} if change == "package" else {"device": "cuda:0"}
-    )
-    (folder / record.FILE_NAME).write_text(json.dumps(about) + "\n" + rest + " " * len(first))
-    assert run(job.config) == record.COMPLETED
-    made = "torch 2.0.0" if change == "package" else "device cuda"
-    assert f"checkpoint made with {made}, which is another here" in capsys.readouterr().err
 
 
 def test_results_of_other_code_are_told_and_never_gone_on_with(tmp_path, capsys, monkeypatch):

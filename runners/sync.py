@@ -15,7 +15,7 @@ from pathlib import Path
 
 from runners.config import ConfigError, parse
 from runners.lease import is_held
-from runners.sweep import plan
+from runners.plan import plan
 
 AT_ONCE = 8
 NAMED = 5  # of the sessions that were not uploaded

@@ -2,7 +2,7 @@ import subprocess
 
 from runners import sync
 from runners.lease import hold
-from runners.sweep import plan
+from runners.plan import plan
 
 ARGUMENTS = ["task=rosenbrock", "optimizer=adam,laprop,sgd"]
 

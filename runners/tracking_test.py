@@ -9,7 +9,7 @@ import wandb
 
 from runners import tracking
 from runners.config import ROOT
-from runners.sweep import plan
+from runners.plan import plan
 from runners.tracking import (
     NoTracker,
     SafeTracker,

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from runners.config import IDENTITY
+from runners.plan import Job
 from runners.record import Record
-from runners.sweep import Job
 
 NAMED = 3  # so many cases of a fault are named, the others counted
 

@@ -8,7 +8,8 @@ import pytest
 
 from runners import record
 from runners.config import ConfigError
-from runners.sweep import plan, sweep
+from runners.plan import plan
+from runners.sweep import sweep
 from scripts import report
 from scripts.figures import __main__ as figures
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from runners.config import ConfigError, on_leaderboard
-from runners.sweep import plan
+from runners.plan import plan
 from scripts import leaderboard, provenance, statistics
 from scripts.figures import board, style, targets
 from scripts.leaderboard import ALL, FAIR

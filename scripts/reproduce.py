@@ -28,7 +28,8 @@ from runners.config import (
     hint,
     on_leaderboard,
 )
-from runners.sweep import plan, state, sweep
+from runners.plan import plan
+from runners.sweep import state, sweep
 from scripts.command import command
 
 CHOSEN = "experiments"  # the key of this command

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from runners.config import ConfigError
+from runners.plan import plan
 from runners.search import log_uniform, one_minus_log_uniform
-from runners.sweep import plan
 from scripts import tuning
 from scripts.figures import tuning_rosenbrock
 

@@ -2,10 +2,12 @@
 
 Fixed before running: the loss (an exponential mean over batches) has *left its basin* at the first
 evaluation where it is above that of a uniform guess, ln(classes), after it has been below half of
-that; or when it is no longer finite. A run that never settles cannot leave. (Added later: of LaProp
-it does not count as staying, so that no claim is supported by what does not train; the figure says how
-many there are.) All optimizers have the same learning rates, each of which is looked at; nothing is tuned, since the claim is about
-stability and must hold at each.
+that; or when it is no longer finite. A run that never settles cannot leave. All optimizers have the
+same learning rates, each of which is looked at; nothing is tuned, since the claim is about stability
+and must hold at each.
+
+Changed after the results of quick scale were known, none of which it touches: LaProp that never
+settles does not count as staying, so that no claim is supported by what does not train.
 """
 
 # What a column of a table holds is beyond the types of pandas.
@@ -57,8 +59,9 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         stay, n = int(cell.left.isna().sum()), len(cell)
         low, high = statistics.wilson_interval(stay, n)
         rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
-                    | {"n": n, "settled": int(cell.settled.sum()), "stay": stay, "fraction": stay / n, "fraction_low": low,
-                       "fraction_high": high, "median_left": cell.left.median()})  # fmt: skip
+                    | {"n": n, "settled": int(cell.settled.sum()), "stay": stay,
+                       "fraction": stay / n, "fraction_low": low, "fraction_high": high,
+                        "median_left": cell.left.median()})  # fmt: skip
     return {"survival": pd.DataFrame(rows), "left": left}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from runners.sweep import plan
+from runners.plan import plan
 from scripts import statistics
 from scripts.figures import learning_curves, rainbow_breakout, rainbow_optimizers, style
 from scripts.figures.learning_curves import BREAKOUT

@@ -3,7 +3,7 @@
 import pytest
 
 from runners.config import CONF, ConfigError, compose_config, resolve
-from runners.sweep import plan
+from runners.plan import plan
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])

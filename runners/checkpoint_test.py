@@ -1,0 +1,63 @@
+"""Checkpoints that are not what they were, or are of another machine."""
+
+import json
+import os
+
+import pytest
+
+from runners import record
+from runners.plan import plan
+from runners.run import run
+from runners.sweep_test import small, table
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "foreign", "pickle"])
+def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
+    tmp_path, capsys, monkeypatch, damage
+):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    path = job.config.folder / "checkpoint.pt"
+    from tasks.rosenbrock import Rosenbrock
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "evaluate", lambda self: 1 / (self.step - 40) and {})
+        assert run(job.config) == "failed"
+    whole = path.read_bytes()
+    if damage == "foreign":
+        import torch
+
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"key": "another"}, path)
+    elif damage == "pickle":
+        import pickle
+
+        path.write_bytes(pickle.dumps({"key": job.config.key, "harm": os.getcwd}))
+    else:
+        path.write_bytes({"empty": b"", "garbage": b"x" * 999, "truncated": whole[:-200]}[damage])
+    assert run(job.config) == "completed"
+    assert "corrupted checkpoint" in capsys.readouterr().err
+    assert (job.config.folder / "checkpoint.pt.corrupt").exists()
+    (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
+    run(other.config)
+    assert table([job]) == table([other])
+
+
+@pytest.mark.parametrize("change", ["package", "device"])
+def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_with(tmp_path, capsys, change):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    folder = job.config.folder
+    folder.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.RecordWriter, "close", lambda *_, **__: None)
+        patch.setattr("runners.run.record.FINISHED", ())  # its checkpoint stays
+        run(job.config)
+    assert (folder / "checkpoint.pt").exists()
+    first, _, rest = (folder / record.FILE_NAME).read_text().partition("\n")
+    about = json.loads(first)
+    about["packages" if change == "package" else "hardware"] |= (
+        {"torch": "2.0.0"} if change == "package" else {"device": "cuda:0"}
+    )
+    (folder / record.FILE_NAME).write_text(json.dumps(about) + "\n" + rest + " " * len(first))
+    assert run(job.config) == record.COMPLETED
+    made = "torch 2.0.0" if change == "package" else "device cuda"
+    assert f"checkpoint made with {made}, which is another here" in capsys.readouterr().err
