@@ -123,9 +123,8 @@ def certain(
 ) -> Verdict:  # fmt: skip
     """A verdict on something with nothing random in it: no seeds, no interval, no test."""
     return Verdict(
-        claim.id, setting, verdict, effect, effect_unit, effect, effect, 1, budget,
-        sentence=sentence,
-    )  # fmt: skip
+        claim.id, setting, verdict, effect, effect_unit, n=1, budget=budget, sentence=sentence
+    )
 
 
 def settle(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -194,13 +193,21 @@ def effect_or_reason(v: Verdict) -> str:
 
 
 def effect_text(v: Verdict) -> str:
-    """The effect with its interval and unit."""
+    """The effect with its interval and unit.
+
+    An interval without width would claim what no number of seeds can show: its reason stands there.
+    """
     if not v.effect_unit:
         return "–"
-    known = not (math.isnan(v.low) and math.isnan(v.high))
     digits = _digits(v.effect, v.low, v.high)
     value, low, high = (number(x, digits) for x in (v.effect, v.low, v.high))
-    return f"{value}{f' ({low} to {high})' if known else ''} {v.effect_unit}"
+    if math.isnan(v.low) and math.isnan(v.high):
+        interval = ""
+    elif v.low == v.high:
+        interval = f" (every resample of {v.n} seeds alike)"
+    else:
+        interval = f" ({low} to {high})"
+    return f"{value}{interval} {v.effect_unit}"
 
 
 def number(value: float, digits: int | None = None) -> str:

@@ -155,9 +155,9 @@ def test_numbers_for_a_reader(value: float, text: str) -> None:
      ((1.39607, 1.38317, 1.40965), "1.396 (1.383 to 1.410)"),
      ((346.69, 0.0, 782.99), "347 (0 to 783)"),
      ((20.0, 4.0, 36.0), "20.0 (4.0 to 36.0)"),
-     ((-0.0018, -0.0018, -0.0018), "−0.0018 (−0.0018 to −0.0018)"),
+     ((-0.0018, -0.0018, -0.0018), "−0.0018 (every resample of 10 seeds alike)"),
      ((4.78e-17, 2.61e-17, 9.72e-17), "4.8e−17 (2.6e−17 to 9.7e−17)"),
-     ((0.0, 0.0, 0.0), "0.00 (0.00 to 0.00)"),
+     ((0.0, 0.0, 0.0), "0.00 (every resample of 10 seeds alike)"),
      ((0.0684, math.nan, math.nan), "0.068")],
 )  # fmt: skip
 def test_an_effect_and_its_interval_have_one_precision(numbers, text: str) -> None:

@@ -41,6 +41,7 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
         "steps": values["steps"],
         "width": values["task"]["width"],
         "depth": values["task"]["depth"],
+        "batch": values["task"]["batch"],
         "note": training.stand_in(values),
     }
 
@@ -178,7 +179,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         n = int(tables["survival"].n.min())
         fig.text(0.01, 0.06 / height, "\n".join([
             (f"Scale {config['scale']}: n = {n} seeds; {config['depth']} hidden layers of width "
-            f"{config['width']}, batch 128; μ = {momentum:g}, ε = 1e-26{config['note']}."),
+            f"{config['width']}, batch {config['batch']:,}; μ = {momentum:g}, ε = {style.values_text(tidy, 'eps')}"
+            f"{config['note']}."),
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),
             "after it has been below half of it, or is no longer finite. Nothing is tuned.",

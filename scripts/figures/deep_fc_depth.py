@@ -160,7 +160,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.06 / height, "\n".join([
             (f"Scale {config['scale']}: n = {n} seeds; width {config['width']}, batch "
-            f"{config['batch']:,}; (μ, ν) = (0.8, 0.96) and ε = 1e-26 for all with two betas"
+            f"{config['batch']:,}; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} and "
+            f"ε = {style.values_text(tidy, 'eps')} for all with two betas"
             f"{config['note']}."),
             (f"lr per optimizer and depth from {{{lrs}}} on {tuning} other seeds. "
             "Medians and quartiles (above the frame: the start)."),

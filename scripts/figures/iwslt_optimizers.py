@@ -160,7 +160,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             (f"Scale {config['scale']}: n = {n} seeds; {config['note']}; width "
              f"{config['width']}, {config['layers']} + {config['layers']} layers, "
              f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
-            (f"{config['warmup']:,} of warm-up; (μ, ν) = (0.9, 0.98) for all with two betas. "
+            (f"{config['warmup']:,} of warm-up; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} for all with two betas. "
              f"Learning rate of each from {tuning} other {seeds} (ringed). Lines in a: medians,"),
             ("bands: quartiles; bars in b: 95% bootstrap intervals of the mean. Dotted: the best "
              "that looks at no context."),

@@ -10,14 +10,14 @@ from scripts.stand_ins import stand_ins
 
 STEPS, CONTEXT_FREE = 100, 5.6
 CONFIG = {"scale": "quick", "steps": STEPS, "whole": STEPS, "corpus": "numbers", "width": 8, "layers": 1,
-          "max_tokens": 64, "dropout": 0.1, "warmup": 3, "note": stand_ins({"task": {"corpus": "numbers"}})[0], "optimizers": ["laprop", "adam"]}  # fmt: skip
+          "max_tokens": 64, "dropout": 0.1, "label_smoothing": 0.1, "warmup": 3, "note": stand_ins({"task": {"corpus": "numbers"}})[0], "optimizers": ["laprop", "adam"]}  # fmt: skip
 
 
 def rows(name, lr, warmup, seed, end, random, diverged=None):
     phase = "tune" if seed >= 1_000_000 else "report"
     common = {"run": f"{name} {lr} {warmup} {seed}", "optimizer": name, "lr": lr, "warmup": warmup,
               "phase": phase, "seed": seed, "replica": 0,
-              "eps": 1e-15, "beta1": 0.9, "beta2": 0.98}  # fmt: skip
+              "eps": 1e-15, "beta1": 0.9, "beta2": 0.98, "weight_decay": 1e-4}  # fmt: skip
     found = []
     for step in (0, 50, 100):
         loss = np.nan if step == 0 else end + (100 - step) / 50 + random.normal(0, 0.01)

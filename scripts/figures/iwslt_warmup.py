@@ -53,7 +53,8 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
     whole = values["schedule"].get("total", values["steps"])
     note = "; ".join(stand_ins(values)) or f"corpus {task['corpus']}"
     return {"scale": values["scale"], "steps": values["steps"], "whole": whole, "note": note} | {
-        name: task[name] for name in ("corpus", "width", "layers", "max_tokens", "dropout")
+        name: task[name]
+        for name in ("corpus", "width", "layers", "max_tokens", "dropout", "label_smoothing")
     }
 
 
@@ -247,8 +248,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig.text(0.01, 0.06 / height, "\n".join([
             f"Scale {config['scale']}: n = {n} {seeds}; {config['note']};",
             (f"width {config['width']}, {config['layers']} + {config['layers']} layers, "
-             f"{config['max_tokens']:,} tokens a batch; (μ, ν) = (0.9, 0.98), weight decay 1e-4, "
-             f"label smoothing 0.1, dropout {config['dropout']:g}."),
+             f"{config['max_tokens']:,} tokens a batch; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')}, "
+             f"weight decay {style.values_text(tidy, 'weight_decay')}, label smoothing "
+             f"{config['label_smoothing']:g}, dropout {config['dropout']:g}."),
             ("Faint: the authors' single runs on IWSLT14 (60,000 updates, 2,000 of warm-up or none, "
              f"lr 3e-4){larger}:"),
             ("compare the shapes, not the heights, unless the corpus is theirs. "

@@ -282,6 +282,13 @@ def test_every_optimizer_has_its_own_look_and_an_unknown_one_a_lasting_one() -> 
     assert style.in_order(["zeta", "adam", "mine", "laprop"]) == ["laprop", "adam", "mine", "zeta"]
 
 
+def test_a_caption_says_what_the_runs_have() -> None:
+    tidy = pd.DataFrame({"beta1": [0.9, math.nan, 0.8, 0.9], "beta2": [0.98, math.nan, 0.7, 0.98],
+                         "eps": [1e-26, math.nan, 1e-26, 1e-26]})  # fmt: skip
+    assert style.values_text(tidy, "beta1", "beta2") == "(0.8, 0.7) or (0.9, 0.98)"
+    assert style.values_text(tidy, "eps") == "1e-26"
+
+
 def test_a_failed_save_leaves_the_old_figure(drawn, tmp_path, monkeypatch) -> None:
     (tmp_path / "figure.png").write_bytes(b"old")
     monkeypatch.setattr(drawn, "savefig", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))

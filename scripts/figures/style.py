@@ -105,6 +105,14 @@ def legend(fig: Figure, names: Sequence[str], top: float) -> None:
                columnspacing=1.5 * tight)  # fmt: skip
 
 
+def values_text(tidy: Any, *columns: str) -> str:
+    """What the runs of a figure have in ``columns``, for its caption: each value, or tuple of them,
+    once; those of runs that have none (NaN) are left out."""
+    rows = tidy[list(columns)].dropna().drop_duplicates().sort_values(list(columns))
+    texts = [", ".join(f"{value:g}" for value in row) for row in rows.itertuples(index=False)]
+    return " or ".join(f"({text})" if len(columns) > 1 else text for text in texts)
+
+
 def dodged(names: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:
     """Each name with its shift along an axis of levels, so that no mark hides another."""
     gap = min(np.diff(sorted(levels)), default=1.0)

@@ -172,7 +172,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             (f"Scale {config['scale']}: n = {n} seeds (the noise a picture starts from), "
             f"{config['size']} pixels, {config['net']}."),
             (f"Learning rate per optimizer from {{{lrs}}} on {tuning} other seeds; "
-            "(μ, ν) = (0.9, 0.999), ε = 1e-15."),
+            f"(μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')}, "
+            f"ε = {style.values_text(tidy, 'eps')}."),
             "Lines and marks: medians; bands and bars: quartiles.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig

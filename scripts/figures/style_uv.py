@@ -140,7 +140,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
             (f"Scale {config['scale']}: n = {n} seeds a cell, {config['steps']:,} steps, "
-            f"{config['size']} pixels, {config['net']}; ε = 1e-15."),
+            f"{config['size']} pixels, {config['net']}; ε = {style.values_text(tidy, 'eps')}."),
             (f"Learning rate per optimizer and cell from {{{lrs}}} on {tuning} other seeds; "
             "pictures: the first report seed at that learning rate."),
             "Black line: μ = √ν. × not below the loss at the start, or diverged: number of seeds.",

@@ -129,7 +129,14 @@ def test_a_diverged_run_counts_as_a_guess_and_is_not_chosen():
 
 # ---- basin
 
-BASIN_CONFIG = {"scale": "quick", "steps": 300, "width": 32, "depth": 3, "note": ""}
+BASIN_CONFIG = {
+    "scale": "quick",
+    "steps": 300,
+    "width": 32,
+    "depth": 3,
+    "batch": 128,
+    "note": "",
+}
 SETTLED = {0: CHANCE, 100: 0.5, 200: 0.4, 300: 0.3}
 BLOWN = {0: CHANCE, 100: 0.5, 200: 9.0, 300: 0.3}
 

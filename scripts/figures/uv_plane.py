@@ -110,7 +110,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.015, "\n".join([
             (f"Scale {config['scale']}: n = {n} seeds a cell, {config['steps']:,} steps, "
-            f"{config['depth']} hidden layers of width {config['width']}, ε = 1e-26"
+            f"{config['depth']} hidden layers of width {config['width']}, "
+            f"ε = {style.values_text(tidy, 'eps')}"
             f"{config['note']}."),
             (f"Learning rate per optimizer and cell from {{{lrs}}} on {tuning} other seeds. "
             "Black line: μ = √ν; above it Adam's update is unbounded."),
