@@ -41,8 +41,9 @@ EVERY = 23  # th pair is held out for validation
 def prepare(archive: str, data_dir: Path, merges: int) -> Path:
     """Make ``data_dir``/iwslt14.de-en, unless it is there, and return it; raises DataError."""
     made = data_dir / NAME
-    if (made / text.CODE).exists():
-        print(f"{made}: there already")
+    if (code := made / text.CODE).exists():
+        there = len(code.read_text(encoding="utf-8").splitlines()) - 1  # the first is a version
+        print(f"{made}: there already, with {there:,} merges (move it away to make it anew)")
         return made
     local = Path(archive).expanduser()
     if "://" not in archive and not local.exists():

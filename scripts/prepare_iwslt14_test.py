@@ -64,7 +64,10 @@ def test_splits_are_those_of_fairseqs_script(tmp_path, capsys):
     assert text.join_pieces(lines["test.en"][0]) == "tree house , house &apos; 1 ."
     assert text.join_pieces(lines["train.en"][0]) == "town house , house ’ 3 ."
     assert load(str(made), tmp_path, 30).train.source.lengths.max() < 40
-    assert prepare("nowhere", folder) == 0 and "there already" in capsys.readouterr().out
+    merged = (made / text.CODE).read_text().count("\n") - 1
+    assert prepare("nowhere", folder) == 0 and (
+        f"there already, with {merged} merges" in capsys.readouterr().out
+    )
 
 
 def test_damage_is_one_line_and_nothing_half_written_stays(tmp_path, capsys):

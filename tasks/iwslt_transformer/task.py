@@ -126,7 +126,7 @@ class IwsltTransformer(Task):
         self.step: int = 0
         # loss, unsmoothed loss (nats), target tokens, filled and all places of the rectangles
         self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
-        self.snapshots: list[Tensor] = []  # of all weights, at the ends of the last windows
+        self.snapshots: list[Tensor] = []  # of all weights, at the ends of windows
         self.translated: bleu.Translation | None = None
 
     # ------------------------------------------------------------------ training
@@ -141,6 +141,7 @@ class IwsltTransformer(Task):
         self.model.train()
         if self.step % self.window == 0:
             self.sums.zero_()
+            self.snapshots = self._ends()  # here the weights are still those of the window's end
         indices = self.indices(self.step)
         tokens = sum(int(self.pairs.target.lengths[i].sum()) for i in indices)
         first, processes = (
@@ -160,9 +161,6 @@ class IwsltTransformer(Task):
             self._add_up(sums)
         self.sums += sums
         self.step += 1
-        if self.average > 1 and self.step % self.window == 0:
-            weights = torch.nn.utils.parameters_to_vector(self.parameters()).detach().clone()
-            self.snapshots = [*self.snapshots[1 - self.average :], weights]
         return (sums[0] / tokens).float()
 
     def backward(self, loss: Tensor, weight: Tensor) -> None:
@@ -182,6 +180,13 @@ class IwsltTransformer(Task):
             states = self.model(made)
         weight = self.model.decoder.embed_tokens.weight
         return smoothed_loss(states, weight, made.target, self.label_smoothing)
+
+    def _ends(self) -> list[Tensor]:
+        """All weights at the ends of the last ``average`` windows, the present one's among them."""
+        if self.average == 1 or self.step == 0 or self.step % self.window:
+            return self.snapshots
+        weights = torch.nn.utils.parameters_to_vector(self.parameters()).detach().clone()
+        return [*self.snapshots[1 - self.average :], weights]
 
     def indices(self, step: int) -> list[np.ndarray]:
         """The batches of an update; the last one of an epoch may have fewer of them."""
@@ -236,9 +241,8 @@ class IwsltTransformer(Task):
     def _translate(self) -> "bleu.Translation":
         """At most once a step: `evaluate` and `artifacts` want the same."""
         if self.translated is None or self.translated.step != self.step:
-            weights = None
-            if self.snapshots:
-                weights = torch.stack(self.snapshots).mean(0)
+            ends = self._ends()
+            weights = torch.stack(ends).mean(0) if ends else None
             pairs = _head(self.valid, self.bleu_sentences)
             self.model.eval()
             with _weights(self.model, weights):

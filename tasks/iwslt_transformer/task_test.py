@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from runners.config import ROOT
-from tasks.iwslt_transformer import batches
+from tasks.iwslt_transformer import batches, bleu
 from tasks.iwslt_transformer.loss import smoothed_loss
 from tasks.iwslt_transformer.model import EncoderLayer, Shape, _dropped
 from tasks.iwslt_transformer.task import IwsltTransformer, context_free_loss
@@ -133,6 +133,27 @@ def test_going_on_after_a_kill_in_the_middle_of_an_epoch_gives_the_same_bits():
         assert a[0] == b[0] and (not isinstance(a[1], torch.Tensor) or torch.equal(a[1], b[1]))
     assert len(again.snapshots) == 2
     assert torch.equal(whole.snapshots[0], again.snapshots[0])
+
+
+def test_bleu_is_that_of_the_mean_weights_at_the_ends_of_the_last_windows(monkeypatch):
+    used, ends = [], []
+
+    def translate(model, pairs, target, beam, max_tokens, step):
+        used.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone())
+        return bleu.Translation(step, [], [], 0.0, "")
+
+    task, plain = make(average=2, bleu_sentences=4), make()
+    optimizers = adam(task), adam(plain)
+    monkeypatch.setattr(bleu, "translate", translate)
+    for window in range(3):
+        train(task, optimizers[0], SMALL["window"])
+        train(plain, optimizers[1], SMALL["window"])
+        ends.append(torch.nn.utils.parameters_to_vector(plain.parameters()).detach().clone())
+        task._translate()
+        assert torch.equal(used[-1], torch.stack(ends[-2:]).mean(0)), window
+    train(task, optimizers[0], 1)
+    task._translate()  # within a window: the windows that have ended
+    assert torch.equal(used[-1], torch.stack(ends[-2:]).mean(0))
 
 
 def test_evaluating_changes_nothing_and_sees_every_sentence_once():
