@@ -61,9 +61,11 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     means = tune.groupby([*by, "lr"], observed=True)["value"].mean().reset_index()
     means["value"] = means.value.round(9)
     best = means.sort_values(["value", "lr"]).groupby(list(by), observed=True).head(1).copy()
-    grid = sorted(outcomes.lr.unique())
+    edges = [outcomes.lr.min(), outcomes.lr.max()]
+    inside = pick(means, ~means.lr.isin(edges)).merge(best[[*by, "value"]], on=[*by, "value"])
+    as_well = best.set_index(list(by)).index.isin(inside.set_index(list(by)).index)
     # where nobody trains, no learning rate is the best, and none lies on an edge
-    best["on_edge"] = best.lr.isin([grid[0], grid[-1]]) & (best.value < TRAINED)
+    best["on_edge"] = best.lr.isin(edges) & (best.value < TRAINED) & ~as_well
     return best.drop(columns="value").sort_values(list(by)).reset_index(drop=True)
 
 

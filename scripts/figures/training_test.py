@@ -108,6 +108,17 @@ def test_a_missing_optimizer_and_an_edge_are_told():
     assert all("edge of its grid" in v.refused for v in verdicts)
 
 
+@pytest.mark.parametrize(("also", "on_edge"), [((0.1, 0.3), True), ((0.01,), False)])
+def test_a_best_learning_rate_on_the_edge_is_none_where_one_inside_does_as_well(also, on_edge):
+    good, bad = (lambda seed, end=end: {0: CHANCE, 100: end} for end in (1.0, 1.5))
+    tidy = table(
+        ("adam", lr, (0.9, 0.9), {}, "loss", good if lr in (0.001, *also) else bad, never)
+        for lr in (0.001, 0.01, 0.1)
+    )
+    chosen = training.tuned(training.final(tidy, "loss"), ["optimizer"])
+    assert chosen.lr.tolist() == [0.001] and chosen.on_edge.tolist() == [on_edge]
+
+
 def test_a_diverged_run_counts_as_a_guess_and_is_not_chosen():
     def low(seed):
         return {0: CHANCE, 100: 0.01}
