@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ import pytest
 
 from runners import collect, record
 from runners.archive import update
+from runners.config import ROOT
 from runners.plan import plan
 from runners.run import main
 
@@ -106,3 +109,15 @@ def test_unfinished_ones_wait_and_a_damaged_cache_is_made_again(copy, capsys):
         assert (copy / "tidy.parquet").read_bytes() == content
     assert collect.main([f"results_dir={copy / 'nowhere'}"]) == 2
     assert "no folder runs" in capsys.readouterr().err
+
+
+def test_two_at_once_leave_the_same_table_as_one(copy):
+    command = [sys.executable, "-m", "runners.collect", f"results_dir={copy}"]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    at_once = (copy / "tidy.parquet").read_bytes()
+    shutil.rmtree(copy / ".collected")
+    (copy / "tidy.parquet").unlink()
+    update(copy)
+    assert (copy / "tidy.parquet").read_bytes() == at_once

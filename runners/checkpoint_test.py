@@ -61,3 +61,25 @@ def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_with(tmp_path, capsys
     assert run(job.config) == record.COMPLETED
     made = "torch 2.0.0" if change == "package" else "device cuda"
     assert f"checkpoint made with {made}, which is another here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [None, b"half a li"], ids=["gone", "cut"])
+def test_a_checkpoint_without_its_record_is_not_gone_on_with(tmp_path, capsys, monkeypatch, left):
+    """Rows before the checkpoint would be missing for good; W&B's session of them goes, too."""
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    folder = job.config.folder
+    from tasks.rosenbrock import Rosenbrock
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "evaluate", lambda self: 1 / (self.step - 40) and {})
+        assert run(job.config) == "failed"
+    assert (folder / "checkpoint.pt").exists()
+    (folder / record.FILE_NAME).unlink()
+    if left is not None:
+        (folder / record.FILE_NAME).write_bytes(left)
+    (folder / "wandb" / "offline-run-before").mkdir(parents=True)
+    assert run(job.config) == "completed"
+    assert not (folder / "wandb" / "offline-run-before").exists()
+    (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
+    run(other.config)
+    assert table([job]) == table([other])

@@ -51,3 +51,10 @@ def test_figures_make_no_folder_where_there_are_no_runs(tmp_path, capsys) -> Non
 def test_without_arguments_reproduce_begins_nothing(capsys) -> None:
     assert reproduce.main([]) == 2
     assert "python -m scripts.reproduce scale=S" in capsys.readouterr().out
+
+
+def test_an_experiment_given_twice_is_made_once(monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(reproduce, "reproduce", lambda names, rest: made.append((names, rest)))
+    reproduce.main(["experiments=uv_plane,interpolation,uv_plane", "scale=smoke"])
+    assert made == [(["uv_plane", "interpolation"], ["scale=smoke"])]
