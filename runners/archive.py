@@ -77,7 +77,7 @@ def update(results_dir: Path, progress: Any = iter) -> Collected:
         try:
             rows = _rows_of(results_dir / FOLDER, index) if old else None
         except (OSError, ValueError):  # not what it was: all again
-            (results_dir / FOLDER / INDEX).unlink()
+            (results_dir / FOLDER / INDEX).unlink(missing_ok=True)
             return update(results_dir, progress)
         rows = _merge(rows, index["records"], records, parts)
         _write_table(table, records, rows)
@@ -158,7 +158,7 @@ def _write_table(path: Path, records: dict[str, Entry], rows: "pa.Table") -> Non
     replicas = _replicas(entry.head for entry in finished)
     first = np.cumsum([0] + [len(entry.head["replicas"]) for entry in finished])
     start = np.cumsum([0] + [entry.values for entry in finished])
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = record.temporary_of(path)
     try:
         writer: pq.ParquetWriter | None = None
         for at in range(0, max(1, len(finished)), RUNS_AT_ONCE):

@@ -9,6 +9,7 @@ not know (NaN, infinities) are written as null: "no number".
 import json
 import math
 import os
+import platform
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -79,9 +80,14 @@ class RecordWriter:
         self._file.close()
 
 
+def temporary_of(path: Path) -> Path:
+    """Where a process writes what is to become ``path``: no other does so, on any machine."""
+    return path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
+
+
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Old content or new, never a half, and nothing left beside it; raises OSError."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_of(path)
     try:
         with temporary.open("wb") as file:
             file.writelines(chunks)
