@@ -1,13 +1,14 @@
 """Agent steps a second of Rainbow on an Atari game while it learns, and where the time goes.
 
-    python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel]
+    python -m scripts.bench_rainbow [--rounds 5] [--updates 20] [--setting rainbow_hessel] [--at-once 4]
 
 Once the replay is filled, every action is the network's (epsilon 0), as in all but the first steps
 of a run; evaluation is not in it. The optimizer is that of `optimizer=adam optimizer.fused=true`;
 without fused it is a loop over the parameters, which takes longer on a CPU. fp32 and bf16 take turns.
 The floor is what cannot be overlapped away: the update's arithmetic at the speed of a large matrix
 product in that precision, plus the emulation and the actions of train_every steps, of which a GPU
-can hide one emulation behind the update.
+can hide one emulation behind the update. ``--at-once``: that many runs side by side, each in a
+process of its own, as `hydra.launcher.runs_at_once` has them, against one.
 """
 
 import argparse
@@ -94,9 +95,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each precision (default 5)")
     parser.add_argument("--updates", type=int, default=20, help="updates a turn (default 20)")
     parser.add_argument("--setting", default="rainbow", choices=("rainbow", "rainbow_hessel"))
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side (default 1)")
     arguments = parser.parse_args()
-    if min(arguments.rounds, arguments.updates) < 1:
-        parser.error("--rounds and --updates: whole numbers >= 1 expected")
+    if min(arguments.rounds, arguments.updates, arguments.at_once) < 1:
+        parser.error("--rounds, --updates and --at-once: whole numbers >= 1 expected")
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
@@ -123,7 +125,49 @@ def main() -> int:
         print(f"{name:6}{every / whole:9.0f}{every / floor:9.0f}{1e3 * whole:26.1f}"
               + "".join(f"{1e3 * parts[part]:11.2f}" for part in PARTS)
               + f"{work / 1e9:8.2f}{speed / 1e9:9.0f}", flush=True)  # fmt: skip
+    del runs
+    if arguments.at_once > 1:
+        updates = arguments.rounds * arguments.updates
+        for name in PRECISIONS:
+            one, many = (side_by_side(n, arguments.setting, name, updates)
+                         for n in (1, arguments.at_once))  # fmt: skip
+            print(f"{name:6}{arguments.at_once} runs at once: {many:.0f} steps/s in all, "
+                  f"{many / one:.2f} times one ({one:.0f})", flush=True)  # fmt: skip
     return 0
+
+
+def side_by_side(processes: int, setting: str, precision: str, updates: int) -> float:
+    """Agent steps a second of so many runs together, which begin at the same time."""
+    context = torch.multiprocessing.get_context("spawn")
+    together, results = context.Barrier(processes), context.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    given = (setting, precision, updates, threads, together, results)
+    started = [context.Process(target=_one_of_them, args=given) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    if any(process.exitcode for process in started):
+        raise RuntimeError("a run has failed, with the traceback above")
+    return sum(results.get() for _ in started)
+
+
+def _one_of_them(
+    setting: str, precision: str, updates: int, threads: int, together: Any, results: Any
+) -> None:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        run = Run(setting, precision == "bf16", device)
+        for _ in range(10):  # to warm up, and to capture
+            run.update()
+        together.wait(timeout=600)
+    except BaseException:
+        together.abort()  # or the others would wait for ever
+        raise
+    spent = seconds(lambda: [run.update() for _ in range(updates)], device)
+    results.put(run.task.train_every * updates / spent)
 
 
 if __name__ == "__main__":
