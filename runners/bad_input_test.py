@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from runners import config as config_module
-from runners import record
+from runners import record, status
 from runners import run as run_module
 from runners.config import ROOT
 from runners.plan import plan
@@ -102,3 +102,51 @@ def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, ca
     assert main(["-m", *small(tmp_path)]) == 0
     assert main(["-m", *small(tmp_path, "hydra/launcher=jobblib")]) == 2
     assert "jobblib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["experiment=uv_plane,interpolation"],
+            "one experiment expected; python -m scripts.reprod",
+        ),
+        (
+            ["experiment=rosenbrock_noise", "seeds=3"],
+            "one of 1 expected; other values: scales.smoke.s",
+        ),
+        (["experiment=rosenbrock_noise", "optimizer=sgd"], "; optimizers=+sgd adds to those"),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            "hydra.launcher.n_jobs=0: a number of",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(tmp_path, capsys, arguments, message):
+    assert main(["-m", "scale=smoke", f"results_dir={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_what_all_runs_of_a_sweep_are_refused_for_is_told_once(tmp_path, capsys):
+    sweep = ["-m", "experiment=rosenbrock_noise", "scale=smoke", f"results_dir={tmp_path}"]
+    assert main([*sweep, "task.tol=-2", "tracking=disabled"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "rosenbrock laprop lr=0.01 and 35 more: task.tol=-2: a number > 0 expected\n"
+    assert "36 runs: 36 missing" in said.out and "missing: 31 more" in said.out
+    assert len(said.out.splitlines()) == 8
+
+
+def test_status_names_a_folder_that_there_is_not(tmp_path, capsys):
+    assert status.main(["experiment=uv_plane", f"results_dir={tmp_path / 'none'}"]) == 2
+    assert capsys.readouterr().err == f"error: results_dir={tmp_path / 'none'}: no such folder\n"
+
+
+def test_a_record_that_is_none_is_told_and_made_anew(tmp_path, capsys):
+    (job,) = plan(arguments := ["optimizer=adam", "optimizer.lr=1e-2", *small(tmp_path)[3:]])
+    job.config.folder.mkdir(parents=True)
+    (job.config.folder / record.FILE_NAME).write_bytes(b"garbage\n" * 9)
+    assert main(arguments) == 0
+    assert "not a record, or damaged; the run starts again" in capsys.readouterr().err
+    assert b"garbage" not in (job.config.folder / record.FILE_NAME).read_bytes()

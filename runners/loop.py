@@ -71,7 +71,7 @@ def train(
         if progress.evaluated == progress.step:  # before a stop, or before it was seen to diverge
             return
         progress.evaluated = progress.step
-        metrics = {name: _values(value) for name, value in task.evaluate().items()}
+        metrics = {name: _values(name, value) for name, value in task.evaluate().items()}
         write({"step": progress.step, "train_seconds": progress.train_seconds, **metrics})
 
     if progress.step == 0:
@@ -183,5 +183,10 @@ class _Clock:
             torch.cuda.synchronize(self._device)
 
 
-def _values(metric: Tensor) -> list[float]:
+def _values(name: str, metric: Tensor) -> list[float]:
+    if not isinstance(metric, Tensor):
+        kind = type(metric).__name__
+        raise TypeError(
+            f"evaluate(): {name!r} is a {kind}; a tensor, one value a replica, expected"
+        )
     return metric.detach().reshape(-1).double().cpu().tolist()

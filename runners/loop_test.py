@@ -126,3 +126,12 @@ def test_what_blows_up_in_the_last_step_diverged(packed):
     status, progress, rows, _ = run(task, torch.optim.SGD(task.parameters(), lr=3e38), steps=1)
     assert progress.diverged == {0: 1} and rows[-1]["step"] == 1
     assert status == ("completed" if packed else "diverged")
+
+
+def test_a_metric_that_is_no_tensor_is_named():
+    task = Quadratic()
+    task.evaluate = lambda: {"distance": 1.0}
+    with pytest.raises(
+        TypeError, match=r"evaluate\(\): 'distance' is a float; a tensor, one value"
+    ):
+        run(task)

@@ -58,6 +58,9 @@ def plan(overrides: Sequence[str]) -> list[Job]:
 def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     more = added(overrides)
     given = {o.key_or_group: _values(o) for o in parse(overrides) if o.key_or_group != ADDED}
+    if len(names := given.get("experiment", ())) > 1:
+        raise ConfigError(f"experiment={','.join(names)}: one experiment expected; python -m "
+                          f"scripts.reproduce experiments={','.join(names)} runs several")  # fmt: skip
     fixed = {key: values for key, values in given.items() if len(values) == 1}
     experiment = fixed.get("experiment", ["none"])
     products = [given]
@@ -71,6 +74,8 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
         if given.get("task", [task]) != [task]:
             other = ",".join(given["task"])
             raise ConfigError(f"task={other}: experiment={experiment[0]} is on {task}")
+        if "optimizer" in given:  # narrowed to these and those that are added
+            given["optimizer"] = [*given["optimizer"], *more]
         products = _narrow(_widen(_sweeps(base), more, experiment[0]), given, base)
     elif more:
         raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
@@ -177,7 +182,15 @@ def _other_values(key: str, values: Sequence[str], base: DictConfig) -> str:
         elif isinstance(entry, list) and len(values) == 1:
             places |= {f"scales.{base.scale}.{found[1]}={text}": None
                        for item in entry if (found := FROM_SCALE.fullmatch(str(item)))}  # fmt: skip
-    return f"; other values: {' or '.join(places)}" if places else ""
+    own = OmegaConf.to_container(base, resolve=False)
+    for part in key.split("."):  # what the runs have whose sweep does not name the key
+        own = own.get(part) if isinstance(own, dict) else None
+    if len(values) == 1 and (found := FROM_SCALE.fullmatch(str(own))):
+        places[f"scales.{base.scale}.{found[1]}={text}"] = None
+    more = f"; other values: {' or '.join(places)}" if places else ""
+    if key == "optimizer" and set(values) <= set(groups()[key]):
+        more += f"; {ADDED}=+{',+'.join(values)} adds to those of an experiment that compares all"
+    return more
 
 
 def _narrow(

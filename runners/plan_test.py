@@ -51,7 +51,7 @@ def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     for wrong, message in {
         "optimizer=adan": "optimizer=adan: the experiment sweeps optimizer; did you mean adam?",
         "optimizer=adam,sgd": "optimizer=sgd: the experiment sweeps optimizer; .*one of laprop",
-        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected$",
+        "steps=10": "steps=10: the experiment sweeps steps; .*one of 2500, 8000 expected; other values: scales.quick.steps=10$",
         "optimizer.lr=7": "one of .* expected$",  # no list of the scale's
     }.items():
         with pytest.raises(ConfigError, match=message):
@@ -114,3 +114,11 @@ def test_the_advice_about_other_values_is_right(experiment, wrong, place):
 def test_what_a_sweep_takes_from_a_scale_has_to_be_a_list():
     with pytest.raises(ConfigError, match="sweeps.laprop.seed=7: a list of values expected"):
         plan(["experiment=iwslt_warmup", "scale=smoke", "scales.smoke.seeds=7"])
+
+
+def test_an_experiment_can_be_narrowed_and_widened_at_once():
+    jobs = plan(
+        ["experiment=rosenbrock_noise", "scale=smoke", "optimizer=laprop", "optimizers=+sgd"]
+    )
+    names = [job.config.names["optimizer"] for job in jobs]
+    assert set(names) == {"laprop", "sgd"} and names.count("sgd") >= 5

@@ -96,6 +96,9 @@ def _run_leased(
     distributed.any_of(False, next(task.parameters()).device)  # the others may load it now
     first_line = provenance(config, task)
     if size is None:
+        if record.version(folder) and record.read_first_line(folder) is None:
+            print(f"{folder / record.FILE_NAME}: not a record, or damaged; the run starts again",
+                  file=sys.stderr)  # fmt: skip
         writer = record.RecordWriter.start(folder, first_line)
     else:
         writer = record.RecordWriter.resume(folder, size)

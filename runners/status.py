@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError("experiment=E scale=S, or task=T and what else the runs were "
                               "started with, expected")  # fmt: skip
         jobs = plan(named)
+        folder = Path(jobs[0].config.values["results_dir"])
+        if not folder.is_dir() and "--watch" not in overrides:
+            raise ConfigError(f"results_dir={folder}: no such folder")
         if "--watch" in overrides:
             _watch(jobs)
     except ConfigError as error:

@@ -35,6 +35,7 @@ from runners.provenance import OTHER_CODE, check_inputs, made_by_other_code
 from runners.run import CHECKPOINT, RUNNING, again, check_results_dir, reason, run
 
 MISSING = "missing"
+MISSING_LISTED = 5  # runs that never began, by name
 POLL_SECONDS = 0.5
 
 
@@ -130,7 +131,12 @@ def _launcher(overrides: Sequence[str]) -> DictConfig:
     """Hydra's configuration with the chosen launcher."""
     chosen = [o.input_line or "" for o in parse(overrides)
               if is_hydra(o) or o.key_or_group == "results_dir"]  # fmt: skip
-    return compose_config(chosen)
+    cfg = compose_config(chosen)
+    if cfg.hydra.launcher.get("n_jobs") == 0:
+        raise ConfigError(
+            "hydra.launcher.n_jobs=0: a number of processes expected, or -1 for all cores"
+        )
+    return cfg
 
 
 def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
@@ -164,10 +170,14 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
             print(f"launcher: {type(error).__name__}: {first}; {again([])}", file=sys.stderr)
             return []
     answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
-    refused = [(job, answer) for job, answer in answers if isinstance(answer, Exception)]
-    for job, answer in refused:
-        print(f"{job.label}: {reason(answer)}", file=sys.stderr)
-    return [job for job, _ in refused]
+    refused: dict[str, list[Job]] = {}
+    for job, answer in answers:
+        if isinstance(answer, Exception):
+            refused.setdefault(reason(answer), []).append(job)
+    for why, of in refused.items():
+        others = f" and {len(of) - 1} more" if len(of) > 1 else ""
+        print(f"{of[0].label}{others}: {why}", file=sys.stderr)
+    return [job for of in refused.values() for job in of]
 
 
 def run_job(cfg: DictConfig) -> str:
@@ -198,11 +208,19 @@ def _report(jobs: list[Job]) -> int:
     states = {job.config.key: state(job.config) for job in jobs}
     counts = Counter(states.values())
     print(f"{len(jobs)} runs: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
+    listed: Counter[str] = Counter()
     for job in jobs:
-        if states[job.config.key] not in record.FINISHED:
-            line = record.read_last_line(job.config.folder) or {}
-            reason = (line.get("traceback") or "").strip().rpartition("\n")[2]
-            print(f"  {states[job.config.key]}: {job.label} {job.config.folder} {reason}")
+        name = states[job.config.key]
+        if name in record.FINISHED:
+            continue
+        listed[name] += 1
+        if name == MISSING and listed[name] > MISSING_LISTED:
+            continue
+        line = record.read_last_line(job.config.folder) or {}
+        reason = (line.get("traceback") or "").strip().rpartition("\n")[2]
+        print(f"  {name}: {job.label} {job.config.folder} {reason}".rstrip())
+    if (more := listed[MISSING] - MISSING_LISTED) > 0:
+        print(f"  {MISSING}: {more} more, which python -m runners.status lists")
     return 0 if all(s in record.FINISHED for s in states.values()) else 1
 
 

@@ -297,10 +297,13 @@ def _cell(row: Any) -> str:
 def to_text(folder: Path) -> str:
     """The boards of ``folder`` for a terminal."""
     found = pd.read_csv(folder / "board.csv")
-    return "\n\n".join(
-        f"Leaderboard, problems: {which}\n{board_table(rows)}".strip()
-        for which, rows in found.groupby("problems", sort=False)
-    )
+    boards = []
+    for which, rows in found.groupby("problems", sort=False):
+        n = int(rows.n.min())
+        few = f"; fewer than {MIN_SEEDS}, so that luck may decide" if n < MIN_SEEDS else ""
+        boards.append(f"Leaderboard, problems: {which}, n = {style.counted(n, 'seed')}{few}\n"
+                      f"{board_table(rows).strip()}")  # fmt: skip
+    return "\n\n".join(boards)
 
 
 # ---------------------------------------------------------------- command line

@@ -225,7 +225,7 @@ def _fetch(path: Path, md5: str, bases: Sequence[str]) -> None:
     kept = f"{part.name} is kept to go on from; " if part.exists() else ""
     raise DataError(
         f"{path}: not there, and cannot be downloaded ({'; '.join(failures)}); "
-        f"{kept}try again, put the file there, or name another host by mirror=URL"
+        f"{kept}try again, put the file there, or name another host by task.mirror=URL"
     )
 
 

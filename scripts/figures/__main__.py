@@ -48,7 +48,6 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     What is up to date is left as it is. Raises ConfigError where runs are not finished; results
     from before stay, and where some of the runs are there, they say from now on what is missing.
     """
-    check_option("experiment", experiment)
     whole = [f"experiment={experiment}", *overrides]
     jobs = plan(whole)
     values = experiment_values(whole)
@@ -92,6 +91,9 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
             "gathers them"
         ) from error
 
+    before = provenance.read(folder).get("command", command)
+    if changed and before != command:
+        print(f"{folder}: takes the place of the results of {before}", file=sys.stderr)
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))
     for name, table in tables.items():
@@ -154,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
+    check_option("experiment", experiment)
     try:
         folder, verdicts = make(experiment, overrides)
     except ConfigError:

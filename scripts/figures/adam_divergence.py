@@ -178,12 +178,13 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                     ax.tick_params(labelbottom=False)
         n = int(tables["survival"].n.min())
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds; {config['depth']} hidden layers of width "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')}; {config['depth']} hidden layers of width "
             f"{config['width']}, batch {config['batch']:,}; μ = {momentum:g}, ε = {style.values_text(tidy, 'eps')}"
             f"{config['note']}."),
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),
-            "after it has been below half of it, or is no longer finite. Nothing is tuned.",
+            ("after it has been below half of it, or is no longer finite. Nothing is tuned. "
+             f"{n} of {n} that stay: 95% interval {statistics.wilson_interval(n, n)[0]:.2f} to 1."),
             *_never_settled(left),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig

@@ -159,14 +159,14 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         n, tuning = tables["fraction"].n.min(), tidy[tidy.phase == "tune"].seed.nunique()
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds; width {config['width']}, batch "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')}; width {config['width']}, batch "
             f"{config['batch']:,}; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} and "
             f"ε = {style.values_text(tidy, 'eps')} for all with two betas"
             f"{config['note']}."),
-            (f"lr per optimizer and depth from {{{lrs}}} on {tuning} other seeds. "
+            (f"lr per optimizer and depth from {{{lrs}}} on {style.counted(tuning, 'other seed')}. "
             "Medians and quartiles (above the frame: the start)."),
             ("Dotted: the loss of a uniform guess, ln 10; a net trains once it is below 0.9 of it "
-            "(dashed). Bars: 95% Wilson intervals."),
+            "(dashed). Bars: 95% Wilson intervals; marks are shifted sideways."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
@@ -191,7 +191,7 @@ def _fraction_panel(
     ax: Axes, fraction: pd.DataFrame, names: Sequence[str], depths: Sequence[int]
 ) -> None:
     places = {depth: place for place, depth in enumerate(depths)}
-    for name, shift in style.dodged(names, list(places.values())):
+    for name, shift in style.dodged(names, list(places.values()), 0.4):
         part = pick(fraction, fraction.optimizer == name).sort_values("depth")
         x = part.depth.map(places).astype(float) + shift
         style.intervals(ax, x, part.fraction, part.fraction_low, part.fraction_high,

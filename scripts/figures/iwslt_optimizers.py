@@ -155,15 +155,14 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         left.set_title("a  each at its best learning rate", loc="left")
         right.set_title("b  the end against the learning rate", loc="left")
         n, tuning = int(settings.n.min()), tidy[tidy.phase == "tune"].seed.nunique()
-        seeds = "seed" if tuning == 1 else "seeds"
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds; {config['note']}; width "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')}; {config['note']}; width "
              f"{config['width']}, {config['layers']} + {config['layers']} layers, "
              f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
             (f"{config['warmup']:,} of warm-up; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} for all with two betas. "
-             f"Learning rate of each from {tuning} other {seeds} (ringed). Lines in a: medians,"),
-            ("bands: quartiles; bars in b: 95% bootstrap intervals of the mean. Dotted: the best "
-             "that looks at no context."),
+             f"Learning rate of each from {style.counted(tuning, 'other seed')} (ringed). Lines in a: medians,"),
+            ("bands: quartiles; bars in b: 95% bootstrap intervals of the mean, marks shifted "
+             "sideways. Dotted: the best that looks at no context."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
@@ -179,7 +178,7 @@ def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
 
 def _lr_panel(ax: Axes, settings: pd.DataFrame, chosen: pd.DataFrame, names: Sequence[str]) -> None:
     lrs = sorted(settings.lr.unique())
-    for name, shift in style.dodged(names, list(range(len(lrs)))):
+    for name, shift in style.dodged(names, list(range(len(lrs))), 0.4):
         part, look = pick(settings, settings.optimizer == name).sort_values("lr"), style.mark(name)
         x = np.array([lrs.index(lr) for lr in part.lr]) + shift
         style.intervals(ax, x, part["mean"], part.low, part.high, look)

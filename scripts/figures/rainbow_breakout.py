@@ -184,7 +184,7 @@ def _caption(curves: pd.DataFrame, config: Config, short: bool) -> str:
     mu, nu = config["betas"]
     band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
     text = (
-        f"Scale {config['scale']}: n = {seeds} seeds, {config['agent_steps']:,} agent steps; lr "
+        f"Scale {config['scale']}: n = {style.counted(seeds, 'seed')}, {config['agent_steps']:,} agent steps; lr "
         f"{config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), nothing is tuned. Lines: interquartile mean "
         f"over seeds of the mean of {config['games']} whole games at ε-greedy 0; {band}. Open marks: "
         "the authors' runs (n = 1 each; bars: standard error over 20 games), Adam with ε = 1.5e-4, "

@@ -147,7 +147,7 @@ def _caption(curves: pd.DataFrame, config: Config) -> str:
     mu, nu = config["betas"]
     band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
     text = (
-        f"Scale {config['scale']}{config['note']}: n = {seeds} seeds, {config['agent_steps']:,} agent steps; "
+        f"Scale {config['scale']}{config['note']}: n = {style.counted(seeds, 'seed')}, {config['agent_steps']:,} agent steps; "
         f"lr {config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), ε = {config['eps']:g} for all that have "
         f"them, nothing is tuned. a, b: interquartile mean over seeds of the mean of "
         f"{config['games']} whole games at ε-greedy 0; {band}. b, c: the mean over all evaluations "

@@ -392,8 +392,11 @@ def _caption(summary: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str
     if len(tuning):
         grid = ", ".join(f"{lr:g}" for lr in sorted(set(tuning.lr)))
         tuned = f"Tuned: lr from {{{grid}}} on {span(tuning.n)} other seeds."
+    both = set(summary.optimizer[summary.setting == "common"])
+    others = [style.mark(name).label for name in style.in_order(set(summary.optimizer) - both)]
+    alone = f"; {', '.join(others)}: tuned only" if others and both else ""
     return (
-        f"Scale {config['scale']}: n = {span(summary.n)} seeds per point; (μ, ν) = {betas} where an optimizer has two betas.\n{tuned} "
+        f"Scale {config['scale']}: n = {span(summary.n)} seeds per point; (μ, ν) = {betas} where an optimizer has two betas{alone}.\n{tuned} "
         f"Bars: 95% intervals (medians: bootstrap over seeds, fractions: Wilson).\n"
         f"Open marks with an arrow: the median lies beyond the horizon. Marks are shifted sideways "
         f"so that none hides another.\nc: ● start (0, 0), ★ minimum (1, 1), circle: distance "

@@ -113,10 +113,18 @@ def values_text(tidy: Any, *columns: str) -> str:
     return " or ".join(f"({text})" if len(columns) > 1 else text for text in texts)
 
 
-def dodged(names: Sequence[str], levels: Sequence[float]) -> list[tuple[str, float]]:
-    """Each name with its shift along an axis of levels, so that no mark hides another."""
+def counted(n: int, noun: str) -> str:
+    """1 seed, 10 seeds."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def dodged(
+    names: Sequence[str], levels: Sequence[float], spread: float = 0.75
+) -> list[tuple[str, float]]:
+    """Each name with its shift along an axis of levels, so that no mark hides another; all of them
+    take up ``spread`` of the least distance of two levels."""
     gap = min(np.diff(sorted(levels)), default=1.0)
-    shifts = (np.arange(len(names)) - (len(names) - 1) / 2) * gap * 0.75 / max(len(names), 1)
+    shifts = (np.arange(len(names)) - (len(names) - 1) / 2) * gap * spread / max(len(names), 1)
     return list(zip(names, shifts.tolist(), strict=True))
 
 

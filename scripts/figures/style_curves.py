@@ -169,9 +169,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         n, tuning = len(set(seeds(tidy, "report"))), len(set(seeds(tidy, "tune")))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds (the noise a picture starts from), "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} (the noise a picture starts from), "
             f"{config['size']} pixels, {config['net']}."),
-            (f"Learning rate per optimizer from {{{lrs}}} on {tuning} other seeds; "
+            (f"Learning rate per optimizer from {{{lrs}}} on {style.counted(tuning, 'other seed')}; "
             f"(μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')}, "
             f"ε = {style.values_text(tidy, 'eps')}."),
             "Lines and marks: medians; bands and bars: quartiles.",

@@ -139,9 +139,9 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         n, tuning = len(seeds(tidy, "report")), len(seeds(tidy, "tune"))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds a cell, {config['steps']:,} steps, "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} a cell, {config['steps']:,} steps, "
             f"{config['size']} pixels, {config['net']}; ε = {style.values_text(tidy, 'eps')}."),
-            (f"Learning rate per optimizer and cell from {{{lrs}}} on {tuning} other seeds; "
+            (f"Learning rate per optimizer and cell from {{{lrs}}} on {style.counted(tuning, 'other seed')}; "
             "pictures: the first report seed at that learning rate."),
             "Black line: μ = √ν. × not below the loss at the start, or diverged: number of seeds.",
         ]), va="bottom", fontsize=7)  # fmt: skip

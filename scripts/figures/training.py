@@ -95,9 +95,10 @@ def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: 
 
 
 def stand_in(values: Any) -> str:
-    """A note for the figure where the data are not the paper's."""
-    name = values["task"]["dataset"]
-    return "" if name == "cifar10" else f" · data: {name}, a stand-in for CIFAR-10"
+    """A note for the figure where the data are not those of the paper scale."""
+    name, real = values["task"]["dataset"], values["scales"]["paper"]["dataset"]
+    known = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
+    return "" if name == real else f" · data: {name}, a stand-in for {known[real]}"
 
 
 def refusal(

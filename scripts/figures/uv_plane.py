@@ -109,11 +109,11 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         n, tuning = plane.n.min(), tidy[tidy.phase == "tune"].seed.nunique()
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.015, "\n".join([
-            (f"Scale {config['scale']}: n = {n} seeds a cell, {config['steps']:,} steps, "
+            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} a cell, {config['steps']:,} steps, "
             f"{config['depth']} hidden layers of width {config['width']}, "
             f"ε = {style.values_text(tidy, 'eps')}"
             f"{config['note']}."),
-            (f"Learning rate per optimizer and cell from {{{lrs}}} on {tuning} other seeds. "
+            (f"Learning rate per optimizer and cell from {{{lrs}}} on {style.counted(tuning, 'other seed')}. "
             "Black line: μ = √ν; above it Adam's update is unbounded."),
             "× diverged: no longer finite for at least one seed, with their number.",
         ]), va="bottom", fontsize=7)  # fmt: skip
