@@ -31,6 +31,7 @@ BAD_ARGUMENTS = {
     "optimizer.amsgrad=5": "optimizer.amsgrad=5: true or false expected",
     "+foo=1": "'+foo=1': keys are changed, not added or removed",
     "~optimizer.lr": "'~optimizer.lr': keys are changed",
+    "scale=quick": "scale=quick: of no effect without experiment=E",
 }
 
 
@@ -112,7 +113,7 @@ def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, ca
             "one experiment expected; python -m scripts.reprod",
         ),
         (
-            ["experiment=rosenbrock_noise", "seeds=3"],
+            ["experiment=rosenbrock_noise", "scale=smoke", "seeds=3"],
             "one of 1 expected; other values: scales.smoke.s",
         ),
         (["experiment=rosenbrock_noise", "optimizer=sgd"], "; optimizers=+sgd adds to those"),
@@ -123,7 +124,7 @@ def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, ca
     ],
 )
 def test_a_sweep_that_cannot_be_is_one_line(tmp_path, capsys, arguments, message):
-    assert main(["-m", "scale=smoke", f"results_dir={tmp_path}", *arguments]) == 2
+    assert main(["-m", f"results_dir={tmp_path}", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.jsonl"))

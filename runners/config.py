@@ -97,6 +97,13 @@ def check_option(group: str, option: str) -> None:
         raise ConfigError(f"{group}={option}: unknown {group}{hint(option, named)}")
 
 
+def check_scale(overrides: Sequence[str]) -> None:
+    """Refuse a scale where there is no experiment that would have it."""
+    for override in parse(overrides):
+        if override.key_or_group == "scale" or override.key_or_group.startswith("scales."):
+            raise ConfigError(f"{override.input_line}: of no effect without experiment=E")
+
+
 def on_leaderboard() -> list[str]:
     """The experiments that compare all optimizers, and that another one can be added to."""
     files = sorted((CONF / "experiment").glob("*.yaml"))

@@ -20,6 +20,7 @@ from runners.config import (
     ConfigError,
     RunConfig,
     added,
+    check_scale,
     compose_config,
     groups,
     hint,
@@ -77,8 +78,10 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
         if "optimizer" in given:  # narrowed to these and those that are added
             given["optimizer"] = [*given["optimizer"], *more]
         products = _narrow(_widen(_sweeps(base), more, experiment[0]), given, base)
-    elif more:
-        raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
+    else:
+        check_scale(overrides)
+        if more:
+            raise ConfigError(f"{ADDED}=+{more[0]}: for experiments; optimizer={more[0]} runs it")
     resolve_job = _Resolver()
     several = functools.cache(lambda optimizer: _several(products, optimizer))
     jobs: dict[str, Job] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runners import distributed, record
-from runners.config import CONF, ConfigError, RunConfig, compose_config, resolve
+from runners.config import CONF, ConfigError, RunConfig, check_scale, compose_config, resolve
 from runners.lease import Lease, LeaseLost, hold
 
 CHECKPOINT = "checkpoint.pt"
@@ -323,6 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(
                 f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
             )
+        check_scale(overrides)
         before = record.read_status(config.folder)
         status = run(config, progress_bar=distributed.is_first())
         distributed.leave()
@@ -365,8 +366,10 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> bool:
         last = {name: v for name, v in found.rows[-1].items() if isinstance(v, list)}
         replicas = len(found.provenance["replicas"])
         which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""
-        shown = ", ".join(f"{name} {record.median_text(v, ',.6g')}" for name, v in last.items())
-        print(f"step {found.rows[-1]['step']:,}{which}: {shown}")
+        texts = [f"{name} {record.median_text(v, ',.6g')}" for name, v in last.items()]
+        dash = any(text.endswith(" -") for text in texts)
+        print(f"step {found.rows[-1]['step']:,}{which}: {', '.join(texts)}"
+              f"{' (-: no number, for half or more)' if dash else ''}")  # fmt: skip
     return not (found and found.damaged)
 
 
