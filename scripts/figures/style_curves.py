@@ -150,7 +150,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         fig = Figure(figsize=(7.6, 5.6))
         fig.text(0.01, 0.985, "Neural style transfer", fontsize=11, fontweight="bold", va="top")
         style.legend(fig, names, top=0.955)
-        top = fig.add_gridspec(1, 2, left=0.085, right=0.985, top=0.86, bottom=0.535, wspace=0.28)
+        top = fig.add_gridspec(1, 2, left=0.1, right=0.985, top=0.86, bottom=0.535, wspace=0.28)
         _curves_panel(fig.add_subplot(top[0, 0]), tables["curves"], names)
         _tuning_panel(fig.add_subplot(top[0, 1]), tables, names)
         shown = {"content": pictures.to_image(pictures.load(config["content"], config["size"])),
