@@ -218,17 +218,17 @@ def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
         identity["task"] = values["task"] | {"data_dir": "data"}
     # what is null is as if it were not there, so that runs outlive a new key of their optimizer
     identity["optimizer"] = {k: v for k, v in values["optimizer"].items() if v is not None}
-    text = json.dumps(_canonical(identity), sort_keys=True)
+    text = json.dumps(canonical(identity), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return RunConfig(key, names, values)
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """The same number in one spelling: lr=1 and lr=1.0 are the same run."""
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

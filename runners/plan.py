@@ -20,6 +20,7 @@ from runners.config import (
     ConfigError,
     RunConfig,
     added,
+    canonical,
     check_scale,
     compose_config,
     groups,
@@ -201,10 +202,11 @@ def _narrow(
 ) -> list[dict[str, list[str]]]:
     """The given overrides put into every sweep; on a swept key they keep what they name."""
     given = {key: [_normal(v) for v in values] for key, values in given.items()}
+    same = {key: [_number(v) for v in values] for key, values in given.items()}
     for key, values in given.items():
         swept = [_normal(v) for sweep in sweeps for v in sweep.get(key, ())]
         for value in values:
-            if swept and value not in swept:
+            if swept and _number(value) not in map(_number, swept):
                 raise ConfigError(
                     f"{key}={value}: the experiment sweeps {key}"
                     f"{hint(value, list(dict.fromkeys(swept)))}{_other_values(key, values, base)}"
@@ -212,7 +214,7 @@ def _narrow(
     narrowed = []
     for sweep in sweeps:
         kept = {
-            key: [v for v in map(_normal, values) if key not in given or v in given[key]]
+            key: [v for v in map(_normal, values) if key not in given or _number(v) in same[key]]
             for key, values in sweep.items()
         }
         if all(kept.values()):
@@ -255,5 +257,13 @@ def _normal(value: str) -> str:
     """One spelling for numbers and lists, so that 1e-2 is found among 0.01."""
     try:
         return json.dumps(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _number(value: str) -> str:
+    """What `_normal` gave, with 1.0 as 1: for comparing, since a sweep keeps its own spelling."""
+    try:
+        return json.dumps(canonical(json.loads(value)))
     except ValueError:
         return value

@@ -46,6 +46,9 @@ def test_a_scale_can_be_changed():
 def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     narrowed = plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=1e-2,0.03"])
     assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
+    whole = {job.config.key for job in plan(["experiment=style_curves"])}
+    one = plan(["experiment=style_curves", "optimizer.lr=1", "optimizer=adam"])  # there as 1.0
+    assert len(one) == 1 and one[0].config.key in whole
     changed = plan(["experiment=rosenbrock_noise", "task.tol=0.2"])
     assert {j.config.values["task"]["tol"] for j in changed} == {0.2}
     for wrong, message in {
