@@ -217,8 +217,8 @@ def _report(jobs: list[Job]) -> int:
         if name == MISSING and listed[name] > MISSING_LISTED:
             continue
         line = record.read_last_line(job.config.folder) or {}
-        reason = (line.get("traceback") or "").strip().rpartition("\n")[2]
-        print(f"  {name}: {job.label} {job.config.folder} {reason}".rstrip())
+        error = (line.get("traceback") or "").strip().rpartition("\n")[2]
+        print(f"  {name}: {job.label} {job.config.folder} {error}".rstrip())
     if (more := listed[MISSING] - MISSING_LISTED) > 0:
         print(f"  {MISSING}: {more} more, which python -m runners.status lists")
     return 0 if all(s in record.FINISHED for s in states.values()) else 1

@@ -62,7 +62,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
                     | {"n": n, "settled": int(cell.settled.sum()), "stay": stay,
                        "fraction": stay / n, "fraction_low": low, "fraction_high": high,
-                        "median_left": cell.left.median()})  # fmt: skip
+                       "median_left": cell.left.median()})  # fmt: skip
     return {"survival": pd.DataFrame(rows), "left": left}
 
 
