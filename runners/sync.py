@@ -61,7 +61,7 @@ def upload(sessions: Sequence[Path], at_once: int) -> list[Path]:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         failed = [s for s in batch if not any(s.glob("*.wandb.synced"))]
         left += failed
-        print(f"{start + len(batch)}/{len(sessions)}", flush=True)
+        print(f"{start + len(batch) - len(left)} of {len(sessions)} uploaded", flush=True)
         if done.returncode != 0:  # of the lines that W&B writes, the last one says why
             print((done.stderr.strip() or "wandb sync failed").splitlines()[-1], file=sys.stderr)
         if done.returncode != 0 and len(failed) == len(batch):  # no server, no key

@@ -1,7 +1,7 @@
 """An update of the translation transformer against fairseq's, on the same batches.
 
-    python -m scripts.bench_iwslt [corpus=numbers] [rounds=5] [max_tokens=4096] [device=cpu]
-    python -m scripts.bench_iwslt follow=20 [corpus=numbers] [max_tokens=4096] [device=cpu]
+    python -m scripts.bench_iwslt [--corpus DIR] [--rounds 5] [--max-tokens 4096] [--device cpu]
+    python -m scripts.bench_iwslt --follow 20 [--corpus DIR] [--max-tokens 4096] [--device cpu]
 
 The full model (`transformer_iwslt_de_en`) and Adam on all sides. The first command measures speed and
 memory: fairseq in float32, ours in float32 and in bfloat16, each in a process of its own, take turns
@@ -11,6 +11,7 @@ the same weights, without dropout, and prints how far apart their losses are. Ne
 `pip install '.[fairseq]'`.
 """
 
+import argparse
 import multiprocessing
 import statistics
 import sys
@@ -27,21 +28,14 @@ from scripts.progress import progress
 from tasks.iwslt_transformer.task import BITS, IwsltTransformer
 
 SIDES = ("fairseq fp32", "ours fp32", "ours bf16")
-DEFAULTS = {
-    "corpus": "numbers",
-    "rounds": "5",
-    "max_tokens": "4096",
-    "device": "cpu",
-    "follow": "0",
-}
 BETAS = (0.9, 0.98)
 Update = Callable[[], float]  # the next one; its loss in bits per token
 
 
-def task_for(values: dict[str, str], dropout: float) -> IwsltTransformer:
+def task_for(arguments: Namespace, dropout: float) -> IwsltTransformer:
     return IwsltTransformer(
-        [0], corpus=values["corpus"], max_tokens=int(values["max_tokens"]), dropout=dropout
-    ).to(values["device"])
+        [0], corpus=arguments.corpus, max_tokens=arguments.max_tokens, dropout=dropout
+    ).to(arguments.device)
 
 
 def ours(task: IwsltTransformer, device: str, lr: float, half: bool) -> Update:
@@ -105,25 +99,24 @@ def fairseq(task: IwsltTransformer, device: str, lr: float, dropout: float) -> U
     return update
 
 
-def follow(values: dict[str, str]) -> int:
+def follow(arguments: Namespace) -> None:
     """Both losses, update by update."""
-    task, other = task_for(values, dropout=0.0), task_for(values, dropout=0.0)
-    mine = ours(task, values["device"], lr=3e-4, half=False)
-    theirs = fairseq(other, values["device"], lr=3e-4, dropout=0.0)
+    task, other = task_for(arguments, dropout=0.0), task_for(arguments, dropout=0.0)
+    mine = ours(task, arguments.device, lr=3e-4, half=False)
+    theirs = fairseq(other, arguments.device, lr=3e-4, dropout=0.0)
     most = 0.0
     print(f"{'update':>6} {'fairseq':>9} {'ours':>9} {'difference':>10}  bits per token")
-    for step in range(int(values["follow"])):
+    for step in range(arguments.follow):
         a, b = theirs(), mine()
         most = max(most, abs(a - b))
         print(f"{step + 1:6} {a:9.5f} {b:9.5f} {b - a:10.1e}", flush=True)
-    print(f"largest difference in {values['follow']} updates: {most:.1e} bits per token")
-    return 0
+    print(f"largest difference in {arguments.follow} updates: {most:.1e} bits per token")
 
 
-def side_alone(name: str, values: dict[str, str], wire: Connection) -> None:
+def side_alone(name: str, arguments: Namespace, wire: Connection) -> None:
     """A process: sends the seconds of an update whenever asked, at the end its memory."""
-    device, lr = values["device"], 1e-6  # so small that all sides stay where they are
-    task = task_for(values, dropout=0.3)
+    device, lr = arguments.device, 1e-6  # so small that all sides stay where they are
+    task = task_for(arguments, dropout=0.3)
     if name.startswith("fairseq"):
         del task.model  # only its batches are wanted
         update = fairseq(task, device, lr, dropout=0.3)
@@ -149,17 +142,18 @@ def padding(task: IwsltTransformer) -> float:
     return 1 - filled / places
 
 
-def measure(values: dict[str, str]) -> int:
-    task = task_for(values, dropout=0.3)
+def measure(arguments: Namespace) -> None:
+    """Speed and memory of the three sides."""
+    task = task_for(arguments, dropout=0.3)
     spawn = multiprocessing.get_context("spawn")
     wires = []
     for name in SIDES:
         wire, end = spawn.Pipe()
-        spawn.Process(target=side_alone, args=(name, values, end), daemon=True).start()
+        spawn.Process(target=side_alone, args=(name, arguments, end), daemon=True).start()
         end.close()  # so that the death of the process ends the conversation
         wires.append(wire)
     rows, tokens = [], 0
-    for step in progress(range(int(values["rounds"]) + 1), "rounds"):
+    for step in progress(range(arguments.rounds + 1), "rounds"):
         row = []
         for wire in wires:
             wire.send(True)
@@ -171,32 +165,35 @@ def measure(values: dict[str, str]) -> int:
     for wire in wires:
         wire.send(False)
         memory.append(wire.recv() / 1e9)
-    print(f"{len(rows)} batches of at most {values['max_tokens']} tokens, {tokens / len(rows):.0f} "
+    print(f"{len(rows)} batches of at most {arguments.max_tokens} tokens, {tokens / len(rows):.0f} "
           f"target tokens each, padding of an epoch {padding(task):.1%}")  # fmt: skip
     for i, name in enumerate(SIDES):
         total = sum(row[i] for row in rows)
         ratio = statistics.median(row[0] / row[i] for row in rows)
         print(f"{name:13} {tokens / total:8,.0f} target tokens a second, {ratio:5.2f} times fairseq's "
               f"(median of rounds), peak memory {memory[i]:.2f} GB")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--corpus", default="numbers", help="a folder, as task.corpus takes it")
+    parser.add_argument("--rounds", type=int, default=5, help="batches that count (default 5)")
+    parser.add_argument("--max-tokens", type=int, default=4096, help="of a batch (default 4096)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--follow", type=int, metavar="UPDATES", help="compare losses instead")
+    arguments = parser.parse_args()
+    follow_updates = 1 if arguments.follow is None else arguments.follow
+    if min(arguments.rounds, arguments.max_tokens, follow_updates) < 1:
+        parser.error("--rounds, --max-tokens and --follow: whole numbers >= 1 expected")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no CUDA device here")
+    if not Path(arguments.corpus).is_dir() and arguments.corpus != "numbers":
+        parser.error(f"--corpus {arguments.corpus}: no such folder")
+    if arguments.follow is None:
+        measure(arguments)
+    else:
+        follow(arguments)
     return 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    values = dict(DEFAULTS)
-    for argument in sys.argv[1:] if arguments is None else arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in values:
-            print((__doc__ or "").strip(), file=sys.stderr)
-            return 2
-        values[key] = value
-    for key in ("rounds", "max_tokens", "follow"):
-        if not values[key].isdecimal():
-            print(f"error: {key}={values[key]}: a whole number expected", file=sys.stderr)
-            return 2
-    if not Path(values["corpus"]).is_dir() and values["corpus"] != "numbers":
-        print(f"error: corpus={values['corpus']}: no such folder", file=sys.stderr)
-        return 2
-    return follow(values) if values["follow"] != "0" else measure(values)
 
 
 if __name__ == "__main__":
