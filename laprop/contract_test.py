@@ -140,6 +140,7 @@ def test_every_form_follows_the_for_loop(kind, options, maximize):
             )
 
 
+@pytest.mark.compiler
 @CLASSES
 def test_switches_choose_the_form(kind, monkeypatch):
     module = {LaProp: laprop, AdaBound: adabound, SignSGD: signsgd}[kind]

@@ -2,7 +2,7 @@
 
 On a CPU the machine's C++ compiler makes a shared library, once for each number type and option
 in question; it stays in ``$XDG_CACHE_HOME/laprop`` (``~/.cache/laprop``) for later processes. On
-CUDA the compiler that comes with torch does it. The number and the shapes of parameters never
+CUDA the compiler that comes with torch does it, without a CUDA toolkit. The number and the shapes of parameters never
 matter, and the step can be captured in a CUDA graph.
 """
 
@@ -12,9 +12,11 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ GPU_STRETCH = 8192  # elements a block
 # Below this number of elements a thread costs more than it saves.
 CPU_STRETCH = 16384
 COMPILERS = ("c++", "g++", "clang++")
+# Of /proc/cpuinfo, on x86 and on Arm: what tells processors apart that need other machine code.
+PROCESSOR = ("flags", "model name", "Features", "CPU implementer", "CPU variant", "CPU part")
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp",
     "-fno-math-errno", "-fno-trapping-math",  # else a square root is not vectorized
@@ -273,18 +277,22 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.platform() + platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))
+    return "\n".join(sorted({line for line in lines if line.startswith(PROCESSOR)}))
 
 
 def _cache_folder() -> Path:
     """A folder that this user alone writes, since what lies in it is loaded as code."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laprop"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laprop"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return _private_folder()
+        found = folder.stat()
+        others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if found.st_uid == os.getuid() and not others_write:
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+    except (OSError, RuntimeError):  # not writable; no home directory
+        pass
+    return _private_folder()
 
 
 @functools.cache
@@ -296,14 +304,35 @@ def _private_folder() -> Path:
 def _cuda_kernels(scalar: int, amsgrad: bool, centered: bool, index: int) -> tuple[Any, Any]:
     compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
     if compile_kernel is None:
-        raise RuntimeError(f"fused=True on CUDA: torch {torch.__version__} cannot compile it")
+        raise RuntimeError(
+            f"fused=True on CUDA: torch {torch.__version__} cannot compile it; use fused=False"
+        )
     source = SOURCE.read_text()
     options = ["--std=c++17", *_defines(scalar, amsgrad, centered)]
-    with torch.cuda.device(index):
-        return tuple(
-            compile_kernel(source, name, nvcc_options=list(options))
-            for name in ("advance_all", "update_all")
-        )  # pyright: ignore[reportReturnType]
+    try:
+        with torch.cuda.device(index), _headers_not_needed():
+            return tuple(
+                compile_kernel(source, name, nvcc_options=list(options))
+                for name in ("advance_all", "update_all")
+            )  # pyright: ignore[reportReturnType]
+    except OSError as error:
+        raise RuntimeError(
+            f"fused=True on CUDA: torch's compiler cannot be used ({error}); use fused=False"
+        ) from error
+
+
+@contextmanager
+def _headers_not_needed() -> Iterator[None]:
+    """Torch gives its compiler the headers of a CUDA toolkit, and refuses to compile without one;
+    the source includes none of them."""
+    from torch.utils import cpp_extension
+
+    toolkit = cpp_extension.CUDA_HOME
+    cpp_extension.CUDA_HOME = toolkit or str(SOURCE.parent)
+    try:
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = toolkit
 
 
 def _launch(kernel: Any, blocks: int, arguments: Arguments) -> None:

@@ -1,5 +1,6 @@
 """The fused form's compilers and their cache, and its CUDA half without a GPU."""
 
+import contextlib
 import ctypes
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def stepped(param, **options):
 # ---- compilers
 
 
+@pytest.mark.compiler
 def test_one_compilation_whatever_the_shapes_and_none_in_a_later_process(own_cache, monkeypatch):
     for shape in ((2,), (3, 4), (0,), (70_000,)):
         stepped(torch.zeros(shape))
@@ -53,6 +55,7 @@ def test_one_compilation_whatever_the_shapes_and_none_in_a_later_process(own_cac
     assert list(own_cache.iterdir()) == [library]
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("what", ["version", "flags", "processor", "source"])
 def test_what_decides_the_machine_code_decides_the_file(own_cache, monkeypatch, what):
     stepped(torch.zeros(2))
@@ -73,6 +76,7 @@ def test_what_decides_the_machine_code_decides_the_file(own_cache, monkeypatch, 
     assert len(list(own_cache.glob("*.so"))) == 2
 
 
+@pytest.mark.compiler
 def test_a_library_appears_only_when_it_is_complete(own_cache, monkeypatch):
     run, seen = subprocess.run, []
 
@@ -111,6 +115,7 @@ def test_a_compiler_that_fails_is_quoted(own_cache, monkeypatch):
     assert not list(own_cache.iterdir())
 
 
+@pytest.mark.compiler
 def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -121,21 +126,63 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
         fused._cpu_kernel.cache_clear()
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("wrong", ["open to others", "somebody else's", "no home"])
+def test_code_is_loaded_from_no_folder_that_others_can_write(tmp_path, monkeypatch, wrong):
+    theirs = tmp_path / "laprop"
+    theirs.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if wrong == "open to others":
+        theirs.chmod(0o777)
+    elif wrong == "somebody else's":
+        monkeypatch.setattr(fused.os, "getuid", lambda: theirs.stat().st_uid + 1)
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(fused.Path, "home", raising(RuntimeError("no home directory")))
+    fused._cpu_kernel.cache_clear()
+    try:
+        torch.testing.assert_close(stepped(torch.zeros(2), lr=1.0), -torch.ones(2))
+    finally:
+        fused._cpu_kernel.cache_clear()
+    assert not list(theirs.iterdir())
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
 # ---- CUDA without a GPU
+
+
+def test_a_cuda_compiler_that_cannot_be_loaded_is_named(monkeypatch):
+    missing = raising(OSError("libnvrtc.so: cannot open"))
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", missing, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    with pytest.raises(RuntimeError, match=r"libnvrtc\.so: cannot open\); use fused=False"):
+        fused._cuda_kernels(0, False, False, 0)
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch brings no CUDA compiler")
 @pytest.mark.parametrize("scalar", sorted(set(fused.SCALARS.values())))
 @pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
-def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered):
+def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered, monkeypatch):
     from torch.cuda._utils import _nvrtc_compile
+    from torch.utils import cpp_extension
 
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)  # torch alone is enough
     options = ["--std=c++17", *fused._defines(scalar, amsgrad, centered)]
     for name in ("advance_all", "update_all"):
-        binary, found = _nvrtc_compile(fused.SOURCE.read_text(), name, "90", nvcc_options=options)
+        with fused._headers_not_needed():
+            text = fused.SOURCE.read_text()
+            binary, found = _nvrtc_compile(text, name, "90", nvcc_options=options)
         assert found == name and len(binary) > 1000
+    assert cpp_extension.CUDA_HOME is None
 
 
+@pytest.mark.compiler
 def test_the_python_struct_is_that_of_the_source(tmp_path):
     names = [name for name, _ in fused.Arguments._fields_]
     lines = "".join(f'printf("%zu\\n", offsetof(Arguments, {name}));' for name in names)
@@ -191,6 +238,7 @@ def build(command, scalar, amsgrad=False, centered=False):
     subprocess.run(["c++", *flags, *map(str, command)], check=True, capture_output=True)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
 def test_the_cuda_kernels_run_as_loops_follow_the_for_loop(
     tmp_path, monkeypatch, amsgrad, centered

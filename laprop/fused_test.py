@@ -7,6 +7,7 @@ import torch
 
 from laprop import LaProp, fused
 
+pytestmark = pytest.mark.compiler
 VARIANTS = [(False, False), (True, False), (False, True), (True, True)]
 
 

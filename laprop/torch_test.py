@@ -114,6 +114,7 @@ def test_a_compiled_step_does_what_the_eager_one_does(kind, options):
     assert compiled.frame_count <= 4
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("kind", [LaProp, AdaBound, SignSGD])
 def test_inductor_compiles_the_step(kind):
     """A real compiler, for one variant; the test above covers all with the tracer alone."""
@@ -212,6 +213,7 @@ def test_differentiable_does_not_change_the_numbers(kind, options):
         torch.testing.assert_close(one.detach(), two, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.compiler
 def test_distributed_training_equals_training_alone(tmp_path):
     """Two processes, DistributedDataParallel, and each optimizer's state sharded over them."""
     program = tmp_path / "train.py"
