@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from runners.record import COMPLETED, DIVERGED, INTERRUPTED
-from tasks.task import Task
+from tasks.task import Stopped, Task
 
 Row = dict[str, Any]
 
@@ -53,7 +53,8 @@ def train(
 
     ``write`` gets a row at step 0, every ``eval_every`` steps and at the end; ``checkpoint`` is
     called every ``checkpoint_every`` steps and at a stop, when ``progress`` and all states are
-    those of a finished step. Returns the status: completed, diverged or interrupted.
+    those of a finished step, or of the place where `Task.loss` raised Stopped. Returns the status:
+    completed, diverged or interrupted.
 
     A replica whose loss is no longer finite is frozen where it stands: its loss no longer counts,
     its parameters no longer move. Replicas do not see each other, so the others go on unchanged.
@@ -78,12 +79,15 @@ def train(
         evaluate()
     clock = _Clock(device)
     while progress.step < steps:
-        if stop():
+        try:
+            if stop():
+                raise Stopped
+            with autocast:
+                loss = task.loss()
+        except Stopped:
             progress.train_seconds += clock.read()
             checkpoint()
             return INTERRUPTED
-        with autocast:
-            loss = task.loss()
         if not math.isfinite(frozen.total(loss)):
             frozen.add(loss, progress.step)
         if len(progress.diverged) == replicas:

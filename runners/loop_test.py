@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from runners.loop import Progress, train
-from tasks.task import Task
+from tasks.task import Stopped, Task
 
 
 class Quadratic(Task):
@@ -77,6 +77,24 @@ def test_stop_checkpoints_a_finished_step_and_going_on_gives_the_same():
     assert status == "completed"
     assert [r["loss"] for r in first + second] == [r["loss"] for r in whole_rows]
     assert torch.equal(task.w, whole.w)
+
+
+def test_a_loss_that_stops_in_the_middle_is_checkpointed_there():
+    task = Quadratic()
+    plain, calls = task.loss, iter(range(100))
+
+    def loss():
+        if next(calls) == 6:
+            raise Stopped
+        return plain()
+
+    task.loss = loss
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    status, progress, first, checkpoints = run(task, optimizer)
+    assert status == "interrupted" and progress.step == 6 and checkpoints == [5, 6]
+    _, _, second, _ = run(task, optimizer, progress=progress)
+    _, _, whole, _ = run(Quadratic())
+    assert [r["loss"] for r in first + second] == [r["loss"] for r in whole]
 
 
 def test_an_unpacked_run_that_diverges_ends_there():

@@ -88,7 +88,7 @@ def _run_leased(
     states = {"task": task, "optimizer": optimizer, "schedule": schedule}
     if values["force"]:
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    task.folder = folder / TASK_FOLDER
+    task.folder, task.stopping = folder / TASK_FOLDER, stop
     size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
     if size is None:  # what lies there belongs to no checkpoint
         shutil.rmtree(task.folder, ignore_errors=True)

@@ -8,6 +8,8 @@ optimizers that were not given the same chances are not ranked.
 
 What is compared (the best rival, the noise level where a pair is farthest apart) is picked on the
 tuning seeds and judged on the report seeds, so that picking biases neither effect nor p-value.
+Where there are no tuning seeds (rainbow_optimizers) the p-value is corrected for the picking, and
+the effect is said to be that of the best of the others.
 What must hold everywhere is tested everywhere, and the largest p-value counts (an
 intersection-union test, which needs no correction).
 """
@@ -154,7 +156,7 @@ def from_frame(frame: pd.DataFrame) -> list[Verdict]:
 
 def to_markdown(verdicts: Sequence[Verdict]) -> str:
     """One table row per verdict; a refused or missing ranking shows its reason instead."""
-    sentences = {claim.id: claim.sentence for claim in CLAIMS}
+    known = {claim.id: claim for claim in CLAIMS}
     lines = [
         "| claim | setting | verdict | effect (95% interval) | n | tuning | p (Holm) | in words |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -162,8 +164,10 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
     for v in verdicts:
         verdict = f"**{v.verdict}**" + (" (refused)" if v.refused else "")
         p = p_text(v)
-        cells = [sentences.get(v.claim, v.claim), v.setting, verdict, effect_text(v), str(v.n),
-                 v.budget, p, v.sentence]  # fmt: skip
+        claim = known.get(v.claim)
+        told = f"{v.sentence} To know: {claim.note}." if claim and claim.note else v.sentence
+        cells = [claim.sentence if claim else v.claim, v.setting, verdict, effect_text(v), str(v.n),
+                 v.budget, p, told]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
     return "\n".join(lines) + "\n"
 

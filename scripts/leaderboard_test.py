@@ -42,7 +42,7 @@ def spread(level, n=12):
 def made(tmp_path):
     """LaProp leads on the first experiment, signSGD on the second, which is refused."""
     first = {"laprop": spread(10), "adam": spread(40), "signsgd": [NONE] * 12}
-    second = {"laprop": [NONE] * 12, "adam": [*spread(50, 6), *[NONE] * 6], "signsgd": spread(5)}
+    second = {"laprop": [NONE] * 12, "adam": [*spread(50, 8), *[NONE] * 4], "signsgd": spread(5)}
     write(tmp_path, a_depth=[rows("a_depth", "1", first), rows("a_depth", "2", first)],
           b_style=[rows("b_style", "", second, refused="the trials differ")])  # fmt: skip
     return leaderboard.make(tmp_path, "quick"), first, second
@@ -59,7 +59,7 @@ def test_ranking_counts_the_censored_as_the_horizon(made):
     assert (adam.restricted_mean, adam.low, adam.high) == pytest.approx(
         (capped.mean(), expected.low, expected.high)
     )
-    assert adam.reached == 6 and adam.fraction == 0.5
+    assert adam.reached == 8 and adam.fraction == pytest.approx(2 / 3)
     assert adam.ratio == pytest.approx(capped.mean() / np.mean(second["signsgd"]))
     assert third.loc["laprop"].ratio == math.inf and third.loc["laprop"].restricted_mean == 100
     # paired: in the first experiment every seed of Adam is 30 behind
@@ -89,6 +89,16 @@ def test_the_board_by_hand_with_and_without_what_is_refused(made):
     start = curves[(curves.tau == 1) & (curves.problems == ALL)].set_index("optimizer")
     assert start.rho.to_dict() == {"laprop": 0.5, "adam": 0, "signsgd": 0.5}
     assert (curves.low <= curves.rho).all() and (curves.rho <= curves.high).all()
+
+
+def test_problems_of_few_seeds_are_ranked_but_not_on_the_board(made, tmp_path):
+    folder, *_ = made
+    before = pd.read_csv(folder / "board.csv")
+    few = {"laprop": [NONE] * 9, "adam": spread(1, 9), "signsgd": spread(1, 9)}
+    write(tmp_path, c_few=[rows("c_few", "", few)])
+    after = leaderboard.make(tmp_path, "quick")
+    pd.testing.assert_frame_equal(pd.read_csv(after / "board.csv"), before)
+    assert "c_few, *" in (after / "README.md").read_text()
 
 
 def test_the_figure_can_be_read(made):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from scripts import profiles, statistics
 from scripts.profiles import TAU_MAX, Problem
@@ -18,14 +19,17 @@ def problem(experiment, *columns, horizon=100):
 
 # Restricted means of a, b, c:    10, 20, never (one seed each at 10, 20)
 EASY = problem("one", [10, 10], [10, 30], [NONE, NONE])
-#                                 80, 40, 40: a reaches on one seed of two
-HARD = problem("one", [60, NONE], [40, 40], [30, 50])
+#                                 80, 40, 40 (two of a's three seeds are at 70)
+HARD = problem("one", [70, 70, NONE], [40, 40, 40], [30, 50, 40])
+# One seed of four, and half of them, are not most of them.
+LUCK = problem("one", [1, NONE, NONE, NONE], [1, 1, NONE, NONE], [90, 90, 90, NONE])
 #                                 nobody
 NEVER = problem("two", [NONE, NONE], [NONE, NONE], [NONE, NONE])
 
 
 def test_by_hand():
     """Weights 1/4, 1/4, 1/2; ratios a: 1, 2, inf; b: 2, 1, inf; c: inf, 1, inf."""
+    assert profiles.ratios(LUCK, np.ones((1, 4))).tolist() == [[math.inf, math.inf, 1]]
     board = profiles.board([EASY, HARD, NEVER], seed=0)
     assert board.weights.tolist() == [0.25, 0.25, 0.5]
     assert board.ratios.tolist() == [[1, 2, math.inf], [2, 1, 1], [math.inf] * 3]
@@ -52,7 +56,8 @@ def plain(problems, index):
             for o in range(p.steps.shape[1]):
                 own = [p.steps[i, o] for i in index[p.experiment]]
                 capped = [p.horizon if math.isnan(t) else t for t in own]
-                times[o] = math.inf if all(map(math.isnan, own)) else sum(capped) / len(own)
+                solved = sum(not math.isnan(t) for t in own) > len(own) / 2
+                times[o] = sum(capped) / len(own) if solved else math.inf
             best = min(times.values())
             ratio = math.inf if times[s] == math.inf else times[s] / best
             weight = 1 / experiments.count(p.experiment) / len(set(experiments))
@@ -86,7 +91,7 @@ def test_against_the_definition_in_loops():
 
 
 def test_intervals_against_resampling_in_loops():
-    """Other draws, the same distribution: ends and quantiles agree within the error of both."""
+    """Other draws, the same distribution, within the error of both."""
     chance = np.random.default_rng(3)
     problems = random_problems(chance, n=8)
     board = profiles.board(problems, seed=0)
@@ -99,7 +104,7 @@ def test_intervals_against_resampling_in_loops():
             for p, weight in zip(problems, (0.25, 0.25, 0.5), strict=True):
                 sample = p.steps[index[p.experiment]]
                 mean = np.where(np.isnan(sample), p.horizon, sample).mean(axis=0)
-                mean[np.isnan(sample).all(axis=0)] = np.inf
+                mean[np.isnan(sample).mean(axis=0) >= 0.5] = np.inf
                 if np.isfinite(mean[s]):
                     total += weight * max(0.0, 1 - np.log2(mean[s] / mean.min()) / 4)
             row.append(total)
@@ -108,9 +113,8 @@ def test_intervals_against_resampling_in_loops():
     for s, score in enumerate(board.scores()):
         reference = statistics.comparison(score.value, draws[:, s], draws[:, s], 8)
         assert (score.low, score.high) == pytest.approx((reference.low, reference.high), abs=0.03)
-        assert np.quantile(score.low_draws, [0.1, 0.5, 0.9]) == pytest.approx(
-            np.quantile(draws[:, s], [0.1, 0.5, 0.9]), abs=0.02
-        )
+        # half or most of the seeds is a jump: distributions are compared, not their quantiles
+        assert stats.ks_2samp(score.low_draws, draws[:, s]).statistic < 0.06
     apart = board.ahead(0, 1)
     assert apart.p_above(0) == pytest.approx(
         statistics.comparison(0, draws[:, 0] - draws[:, 1], draws[:, 0] - draws[:, 1], 8).p_above(

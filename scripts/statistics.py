@@ -9,7 +9,7 @@ Bootstrap intervals are percentile intervals over seeds (Efron and Tibshirani 19
 the expanded form of Hesterberg (2015, "What teachers should know about the bootstrap", section
 5.3): plain percentiles are too narrow by sqrt((n - 1) / n) and use normal instead of t quantiles,
 so each tail a is taken at Phi(sqrt(n / (n - 1)) t_{n-1}^-1(a)) instead. Ends are resampled values,
-never interpolated, so that an end can be inf. P-values invert the same interval: p is the tail at
+never interpolated, so that an end can be inf; below MIN_INTERVAL seeds both are. P-values invert the same interval: p is the tail at
 which its end would touch the threshold, from (1 + k) / (B + 1) with k of B resamples beyond it.
 """
 
@@ -24,6 +24,9 @@ from scipy import optimize, stats
 
 # Fewer seeds than this support no statement about a ranking.
 MIN_SEEDS = 10
+# Fewer than this support no 95% interval: of a mean of three the bootstrap's covers in 76 of 100
+# cases, as resamples cannot leave the range of the sample, and order statistics have none at all.
+MIN_INTERVAL = 6
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
@@ -157,6 +160,24 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
     return comparison(float(values.mean()), draws, draws, values.size)
 
 
+def percent_saved(
+    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+) -> Comparison:
+    """100 (mean(b) - mean(a)) / mean(b) over common seeds, resampled as pairs, the denominator too.
+
+    A resample whose mean of b is not positive leaves it anywhere.
+    """
+    a, b = _pairs(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
+    if not (a.ndim == 1 and a.size and np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("values must be a non-empty list of finite numbers")
+    index = _resampled(a.size, resamples, seed)
+    whole = b[index].mean(axis=1)
+    part = a[index].mean(axis=1) / np.where(whole > 0, whole, np.nan)
+    draws = 100 * (1 - part)
+    low, high = (np.where(np.isnan(draws), end, draws) for end in (-np.inf, np.inf))
+    return comparison(float(100 * (1 - a.mean() / b.mean())), low, high, a.size)
+
+
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> Any:
     """Mean of the middle half (IQM; Agarwal et al. 2021, "Deep RL at the edge of the statistical
     precipice"): a quarter of the values, rounded down, is cut off at either end."""
@@ -186,7 +207,7 @@ def order_interval(values: ArrayLike) -> Estimate:
     """Median with its exact, distribution-free interval between two order statistics.
 
     The interval covers with at least CONFIDENCE whatever the distribution (Thompson 1936), and
-    needs no finite values. Below six values there is none: its ends are infinite.
+    needs no finite values. Below MIN_INTERVAL values there is none: its ends are infinite.
     """
     values = np.sort(np.asarray(values, dtype=float))
     if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
@@ -357,8 +378,8 @@ def _expanded_tail(n: int) -> float:
 
 def _ends(low_draws: Floats, high_draws: Floats, n: int) -> tuple[float, float]:
     """Ends of the expanded percentile interval from sorted draws."""
-    if n < 2:
-        return float("-inf"), float("inf")  # one seed says nothing about the spread
+    if n < MIN_INTERVAL:
+        return float("-inf"), float("inf")
     k = int(_expanded_tail(n) * low_draws.size)  # so many resamples lie beyond each end
     return float(low_draws[k]), float(high_draws[high_draws.size - 1 - k])
 
@@ -370,7 +391,7 @@ def comparison(value: float, low_draws: Floats, high_draws: Floats, n: int) -> C
 
 
 def _tail_p(beyond: int, resamples: int, n: int) -> float:
-    if n < 2:
+    if n < MIN_INTERVAL:
         return 1.0
     z = stats.norm.ppf(min((1 + beyond) / (resamples + 1), 1.0))
     return float(stats.t.cdf(z * np.sqrt((n - 1) / n), n - 1))

@@ -13,6 +13,11 @@ class CorruptState(ValueError):
     """A state that refers to files of ``Task.folder`` which are not what they were."""
 
 
+class Stopped(Exception):
+    """From `loss`, where ``Task.stopping()`` was true: the state dict holds all that was done so far,
+    and a later `loss` goes on from there to the same numbers."""
+
+
 class Task(nn.Module):
     """A training problem, or R independent copies of it packed into one.
 
@@ -35,10 +40,13 @@ class Task(nn.Module):
             keeps what the last two state dicts need: the last may never have been saved.
             ``set_extra_state`` raises CorruptState, before it changes anything, where the files are
             not as they were. None: there is no such place, the state dict holds everything.
+        stopping: whether the run is about to stop; the runner sets it. A loss that can take minutes
+            asks now and then, and raises Stopped.
     """
 
     replicas: Sequence[dict[str, int | float | str]]
     folder: Path | None = None
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
     distributed = False  # whether several processes of torch.distributed may share its steps
 
     def loss(self) -> Tensor:

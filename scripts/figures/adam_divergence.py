@@ -2,12 +2,13 @@
 
 Fixed before running: the loss (an exponential mean over batches) has *left its basin* at the first
 evaluation where it is above that of a uniform guess, ln(classes), after it has been below half of
-that; or when it is no longer finite. A run that never settles cannot leave. All optimizers have the
+that; or when it is no longer finite. All optimizers have the
 same learning rates, each of which is looked at; nothing is tuned, since the claim is about stability
 and must hold at each.
 
-Changed after the results of quick scale were known, none of which it touches: LaProp that never
-settles does not count as staying, so that no claim is supported by what does not train.
+Changed after the results of quick scale were known: a run *stays* if it settles and does not leave,
+whichever optimizer it is, so that no claim rests on what does not train. At first a run that never
+settled counted as staying, then that of LaProp did not.
 """
 
 # What a column of a table holds is beyond the types of pandas.
@@ -79,33 +80,41 @@ def _left_at(run: pd.DataFrame) -> float:
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
     left = tables["left"]
     momentum = float(tidy.beta1.iloc[0])
-    stays = left.assign(stay=left.left.isna() & (left.settled | (left.optimizer != SUBJECT)))
+    stays = left.assign(stay=left.left.isna() & left.settled)
     seeds = int(stays.groupby(["optimizer", "beta2", "lr"], observed=True).size().min())
     below = sorted(v for v in stays.beta2.unique() if v < momentum**2)
+    eps = training.eps_of(tidy)
     found = []
     for claim in claims.claims_of(EXPERIMENT):
         for lr in sorted(stays.lr.unique()):
             setting = f"lr {lr:g}"
             part = pick(stays, stays.lr == lr)
-            budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed)
-                       for name in (SUBJECT, "adam")]  # fmt: skip
+            arms = {name: pick(part, part.optimizer == name) for name in (SUBJECT, "adam")}
+            budgets = [fairness.untuned(name, config["steps"], arm.seed, eps=eps[name])
+                       for name, arm in arms.items()]  # fmt: skip
             if verdict := training.refusal(claim, setting, seeds, budgets):
                 found.append(verdict)
                 continue
             wide = part.pivot(index="seed", columns=["optimizer", "beta2"], values="stay")
-            judge = _adam_leaves if claim.id.endswith("adam") else _stable_everywhere
-            evidence = judge(wide, below if judge is _adam_leaves else sorted(part.beta2.unique()))
+            settled = part.pivot(index="seed", columns=["optimizer", "beta2"], values="settled")
+            if claim.id.endswith("adam"):
+                evidence = _adam_leaves(wide, settled, below)
+            else:
+                evidence = _stable_everywhere(wide, sorted(part.beta2.unique()))
             found.append(judging.judge(claim, setting, budget="not tuned", **evidence))
     return judging.settle(found)
 
 
-def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
+def _adam_leaves(
+    wide: pd.DataFrame, settled: pd.DataFrame, levels: Sequence[float]
+) -> dict[str, Any]:
     """Below v = u^2, does LaProp stay where Adam leaves, at every level?"""
     gaps = {v: statistics.difference_of_fractions(wide[SUBJECT, v], wide["adam", v])
             for v in levels}  # fmt: skip
     smallest = min(levels, key=lambda v: gaps[v].value)
     told = "; ".join(
-        f"ν = {v:g}: LaProp {wide[SUBJECT, v].mean():.0%}, Adam {wide['adam', v].mean():.0%}"
+        f"ν = {v:g}: LaProp {wide[SUBJECT, v].mean():.0%} (of {settled[SUBJECT, v].mean():.0%} that "
+        f"reach one), Adam {wide['adam', v].mean():.0%} (of {settled['adam', v].mean():.0%})"
         for v in levels
     )
     return {
@@ -116,7 +125,7 @@ def _adam_leaves(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str, Any]:
                                                    claims.SMALL_GAP) for v in levels),
         "effect": gaps[smallest],
         "effect_unit": f"difference of the fractions that stay (LaProp − Adam, ν = {smallest:g})",
-        "sentence": f"Seeds that stay in their basin to the end: {told}.",
+        "sentence": f"Seeds that reach a basin and stay in it to the end: {told}.",
     }  # fmt: skip
 
 
@@ -132,7 +141,7 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
         "p_against": statistics.p_fraction_below(stay, n, STABLE) * len(levels),
         "effect": statistics.Estimate(stay / n, low, high, n),
         "effect_unit": f"of the seeds stay (ν = {worst:g}, where the fewest do)",
-        "sentence": f"LaProp stays in its basin for {told} of the seeds.",
+        "sentence": f"LaProp reaches a basin and stays in it for {told} of the seeds.",
     }
 
 

@@ -111,13 +111,15 @@ def _tuning(regrets: Regrets) -> pd.DataFrame:
         tied = {lr: _tied(last[lr], last[best]) for lr in last}
         grid = sorted(arms)
         interior = any(tied[lr] for lr in grid[1:-1])
-        # where the regret falls at no lr, no larger or smaller one is the better one to have tried
+        # Where the regret falls at no lr, the verdict is about that and not about the best lr: a
+        # larger one may make it smaller yet, which the caption says.
         falls = any(power <= REGRET_FALLS for power in powers.values())
         for lr in grid:
             rows.append({
                 "setting": setting, "optimizer": optimizer, "lr": lr, "n": len(last[lr]),
                 "average_regret": last[lr].mean(), "power": powers[lr], "chosen": lr == best,
                 "tied": tied[lr] and sum(tied.values()) > 1,
+                "edge": lr == best and lr in (grid[0], grid[-1]) and not interior,
                 "on_edge": lr == best and lr in (grid[0], grid[-1]) and falls and not interior,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -327,7 +329,7 @@ def _caption(powers: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str:
     betas = " and ".join(f"({mu:g}, {nu:g})" for mu, nu in noisy)
     large, surplus = config["large"], config["surplus"]
     p = (1 + surplus) / (large["reddi_stochastic"] + 1)
-    edges = pick(tuning, tuning.on_edge.astype(bool))[["optimizer", "setting"]].to_numpy()
+    edges = pick(tuning, tuning.edge.astype(bool))[["optimizer", "setting"]].to_numpy()
     edge = "; ".join(f"{_look(optimizer).label} ({setting})" for optimizer, setting in edges)
     text = (
         f"Scale {config['scale']}. a, b: losses C x, −x, −x in turn, C = {large['reddi']:g}, on "

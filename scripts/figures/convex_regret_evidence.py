@@ -260,8 +260,7 @@ def smaller(best: Best, _every: Every, _: Config) -> dict[str, Any]:
     rounds = best[SUBJECT].rounds[-1]
     arms = [best[name].last(best[name].report) for name in (COUSIN, SUBJECT)]
     cousin, mine = statistics.align(*(part for a in arms for part in (list(a.index), a)))  # type: ignore[arg-type]
-    percent = 100 * (cousin - mine) / cousin.mean()
-    saved = statistics.mean_interval(percent, seed=BOOTSTRAP_SEED)
+    saved = statistics.percent_saved(mine, cousin, seed=BOOTSTRAP_SEED)
     return {
         "p_for": saved.p_above(0),
         "p_against": saved.p_below(0),

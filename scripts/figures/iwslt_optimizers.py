@@ -114,7 +114,10 @@ def _budget(name: str, every: pd.DataFrame, chosen: pd.DataFrame, steps: int) ->
     seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
              for phase in ("tune", "report")}  # fmt: skip
     edges = tuple(f"lr {row.lr:g}" for row in best.itertuples() if row.on_edge)
-    return Budget(name, mine.lr.nunique(), seeds["tune"], ("lr",), steps, seeds["report"], edges)
+    fixed = {key: float(mine[key].iloc[0]) for key in ("beta1", "beta2", "eps")
+             if key in mine and mine[key].notna().all()}  # fmt: skip
+    return Budget(name, mine.lr.nunique(), seeds["tune"], ("lr",), steps, seeds["report"], edges,
+                  fixed)  # fmt: skip
 
 
 def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> dict[str, Any]:

@@ -251,6 +251,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             lrs = _lrs(setting, tables["tuning"], views[setting], config)
             if setting == "common" and set(rivals) & betaless:
                 continue  # that setting does not exist for one of the rivals
+            if setting == "tuned" and judge is still_converges:
+                continue  # too short a time to tell that an optimizer never gets there
             found.append(_verdict(judge, claim, setting, rivals, sigmas, lrs, cells[setting],
                                   tables["tuning"], config))  # fmt: skip
     return judging.settle(found)

@@ -172,16 +172,18 @@ def test_damaged_tables_get_one_clear_line(tidy: pd.DataFrame, damage, words: st
 
 def test_verdicts_of_the_synthetic_experiment(tidy: pd.DataFrame) -> None:
     got = verdicts(tidy)
-    assert len(got) == 7
+    assert len(got) == 6
     for setting in figure.SETTINGS:
         want = {"alike_at_small_noise": "supported", "fastest_adaptive": "supported",
                 "fastest_of_all": "contradicted", "still_converges": "supported"}  # fmt: skip
         if setting == "common":
             del want["fastest_of_all"]  # signsgd has no betas, so no part in that setting
+        else:
+            del want["still_converges"]  # the tuned runs are not watched long enough to say never
         assert {n: v.verdict for (n, s), v in got.items() if s == setting} == want
         assert all(v.n == 12 for v in got.values())
     assert "signSGD" in got["fastest_of_all", "tuned"].sentence
-    assert got["still_converges", "tuned"].budget == "3 lrs x 12 seeds each"
+    assert got["fastest_of_all", "tuned"].budget == "3 lrs x 12 seeds each"
     assert got["still_converges", "common"].budget == "not tuned"
     assert all(v.p_holm >= v.p_value for v in got.values())
 
@@ -193,7 +195,7 @@ def test_a_truth_turned_round_turns_the_verdicts() -> None:
     assert got["fastest_adaptive", "common"].verdict == "contradicted"
     assert "RAdam" in got["fastest_adaptive", "common"].effect_unit
     got = verdicts(synthetic({**PACE, "laprop": 50}, report=24))
-    assert got["still_converges", "tuned"].verdict == "contradicted"
+    assert got["still_converges", "common"].verdict == "contradicted"
 
 
 def test_missing_and_unfair_comparisons_are_inconclusive_with_their_reason(tidy) -> None:

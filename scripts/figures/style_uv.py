@@ -60,7 +60,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         for name in names:
             cells = pick(chosen, _cells_of(claim.id, chosen, vs))
             budget = training.budget(name, found, cells, config["steps"])
-            budgets.append(replace(budget, fixed={}))  # the betas are what is varied
+            eps = {key: value for key, value in budget.fixed.items() if key == "eps"}
+            budgets.append(replace(budget, fixed=eps))  # the betas are what is varied
         if verdict := training.refusal(claim, SETTING, n, budgets):
             settled.append(verdict)
             continue

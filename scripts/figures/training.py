@@ -94,6 +94,12 @@ def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: 
     )  # fmt: skip
 
 
+def eps_of(tidy: pd.DataFrame, negligible: float = 0.0) -> dict[str, float]:
+    """The eps of each optimizer that has one; below ``negligible`` it is as good as 0."""
+    found = tidy.dropna(subset="eps").groupby("optimizer", observed=True).eps.first()
+    return {str(name): 0.0 if eps < negligible else float(eps) for name, eps in found.items()}
+
+
 def stand_in(values: Any) -> str:
     """A note for the figure where the data are not those of the paper scale."""
     name, real = values["task"]["dataset"], values["scales"]["paper"]["dataset"]

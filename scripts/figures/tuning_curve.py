@@ -64,13 +64,15 @@ def tables(outcomes: pd.DataFrame) -> Tables:
 
 
 def verdicts(
-    experiment: str, outcomes: pd.DataFrame, tables: Tables, steps: int, unit: str
-) -> list[Verdict]:
-    """Whether LaProp is ahead of Adam, with a few trials and with half of them."""
+    experiment: str, outcomes: pd.DataFrame, tables: Tables, steps: int, unit: str,
+    eps: Mapping[str, float],
+) -> list[Verdict]:  # fmt: skip
+    """Whether LaProp is ahead of Adam, with a few trials and with half of them; ``eps`` of each, 0
+    where it is too small to matter."""
     tune, report = _arms(outcomes, (SUBJECT, RIVAL))
     budgets = _budgets(len(tune[SUBJECT]))
     means, draws = tuning.curves(tune, report, budgets, seed=BOOTSTRAP_SEED)
-    given = [_budget(name, outcomes, steps) for name in (SUBJECT, RIVAL)]
+    given = [_budget(name, outcomes, steps, eps[name]) for name in (SUBJECT, RIVAL)]
     labels = [style.mark(name).label for name in (SUBJECT, RIVAL)]
     found = []
     for claim in claims.claims_of(experiment):
@@ -160,12 +162,12 @@ def _budgets(trials: int) -> list[int]:
     return list(range(1, max(1, trials // 2) + 1))
 
 
-def _budget(name: str, outcomes: pd.DataFrame, steps: int) -> Budget:
+def _budget(name: str, outcomes: pd.DataFrame, steps: int, eps: float) -> Budget:
     mine = pick(outcomes, outcomes.optimizer == name)
     seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
              for phase in ("tune", "report")}  # fmt: skip
     return Budget(name, len(mine[POINT].drop_duplicates()), seeds["tune"], ("lr", "μ", "ν"), steps,
-                  seeds["report"])  # fmt: skip
+                  seeds["report"], fixed={"eps": eps})  # fmt: skip
 
 
 def _range(ends: Sequence[float]) -> str:

@@ -30,7 +30,8 @@ def tables(tidy: pd.DataFrame, config: Mapping[str, Any]) -> Tables:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> list[Verdict]:
     outcomes = training.final(tidy, "loss")
-    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT)
+    eps = training.eps_of(tidy)
+    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, eps)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.figures import tuning_curve
+from scripts.figures import training, tuning_curve
+from scripts.figures.rosenbrock_noise import NEGLIGIBLE_EPS
 from scripts.figures.training import pick
 from scripts.figures.tuning_curve import POINT, Tables
 from scripts.judging import Verdict
@@ -32,7 +33,8 @@ def tables(tidy: pd.DataFrame, config: Mapping[str, Any]) -> Tables:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> list[Verdict]:
     outcomes = _outcomes(tidy, config)
-    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT)
+    eps = training.eps_of(tidy, NEGLIGIBLE_EPS)
+    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, eps)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:

@@ -4,8 +4,14 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+import torch
+
 from runners import record
 from runners.config import ROOT
+from tasks.rainbow.task import Rainbow
+from tasks.rainbow.task_test import BREAKOUT, CARTPOLE, adam, same, train
+from tasks.task import Stopped
 
 SETTING = ["task=rainbow", "optimizer=laprop", "optimizer.lr=1e-3", "steps=12", "eval_every=4",
            "checkpoint_every=2", "tracking=disabled", "device=cpu", "task.learning_starts=300",
@@ -49,3 +55,26 @@ def test_killed_and_restarted_the_record_is_the_same(tmp_path):
         left = {path.name for path in run.iterdir() if not path.name.startswith("lease.")}
         assert left == {"record.jsonl"}  # no checkpoint, no frames
     assert rows[0] == rows[1] and len(rows[0]) == 4
+
+
+@pytest.mark.parametrize("settings", [CARTPOLE | {"n_step": 3}, BREAKOUT], ids=["vector", "pixels"])
+@pytest.mark.parametrize("after", [0, 1, 39, 40, 41, 42])
+def test_a_stop_in_the_steps_before_learning_loses_none_of_them(tmp_path, settings, after):
+    """And none is played twice, though all of them are one call of `loss`."""
+    settings = settings | {"learning_starts": 40}
+    whole, first, second = (Rainbow([3], **settings) for _ in range(3))
+    losses = train(whole, adam(whole), 3)
+    first.folder = second.folder = tmp_path
+    first.stopping = lambda: first.agent_steps >= after
+    with pytest.raises(Stopped):
+        first.loss()
+    assert first.agent_steps == after
+    second.load_state_dict(torch.load(saved(first, tmp_path), weights_only=True))
+    assert train(second, adam(second), 3) == losses
+    assert second.agent_steps == whole.agent_steps == 52
+    same(second.online.state_dict(), whole.online.state_dict())
+
+
+def saved(task, folder):
+    torch.save(task.state_dict(), folder / "state.pt")
+    return folder / "state.pt"

@@ -37,7 +37,7 @@ from tasks.rainbow.memory import available_bytes
 from tasks.rainbow.network import Network
 from tasks.rainbow.random_rows import Rows, factor_noise, uniform
 from tasks.rainbow.replay import SLOT_BYTES, Replay
-from tasks.task import Task, check_counts, check_flags, check_numbers, check_texts
+from tasks.task import Stopped, Task, check_counts, check_flags, check_numbers, check_texts
 
 SMOOTHING = 0.01  # of the reported loss
 SECONDS_BETWEEN_LINES = 10.0
@@ -249,6 +249,8 @@ class Rainbow(Task):
         assert self._replay is not None
         told = time.monotonic()
         while self.agent_steps < until:
+            if self.stopping():  # the first 80,000 steps are one call of `loss`
+                raise Stopped
             action = self._begin_step()
             self._replay.begin(action)
             self._end_step(self._playing.step(action))
