@@ -194,6 +194,34 @@ def test_what_never_trains_is_not_stable():
     assert tables["survival"].set_index("optimizer").settled.loc["laprop"].eq(0).all()
 
 
+def test_what_never_reaches_a_basin_does_not_stay_in_it_whoever_it_is():
+    """Adam diverges before it has reached one, or stays at a guess: in both cases it does not train."""
+    stuck = {step: CHANCE for step in SETTLED}
+
+    def arms(diverged):
+        return table(
+            (o, 1e-3, (0.9, v), {}, "smoothed_loss",
+             lambda seed, o=o, v=v: stuck if o == "adam" and v < 0.8 else SETTLED,
+             lambda seed, o=o, v=v: 40 if diverged and o == "adam" and v < 0.8 else None)
+            for o, v in itertools.product(("laprop", "adam"), (0.999, 0.7, 0.4))
+        )  # fmt: skip
+
+    for diverged in (True, False):
+        tidy = arms(diverged)
+        tables = adam_divergence.tables(tidy, BASIN_CONFIG)
+        found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
+        assert found["divergence_of_adam"].verdict == SUPPORTED
+        assert "Adam 0% (of 0%)" in found["divergence_of_adam"].sentence
+
+
+def test_the_gate_sees_the_eps_of_the_basin_experiment():
+    tidy = basin_table({"laprop": (), "adam": (0.7, 0.4)})
+    tidy.loc[tidy.optimizer == "adam", "eps"] = 1e-2
+    tables = adam_divergence.tables(tidy, BASIN_CONFIG)
+    found = adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)
+    assert all("the eps differ" in verdict.refused for verdict in found)
+
+
 @pytest.mark.parametrize(
     ("values", "diverged_at", "left"),
     [

@@ -1,0 +1,101 @@
+"""Verdicts on style transfer from tables made by hand, whose truth is known."""
+
+import itertools
+import math
+
+import pytest
+
+from scripts.figures import style_curves, style_uv
+from scripts.figures.training_test import OPTIMIZERS, jitter, never, table
+from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED
+
+LRS = (0.01, 0.1, 1.0)
+CONFIG = {"scale": "quick", "steps": 10, "optimizers": list(OPTIMIZERS)}
+
+
+def path(end, lr):
+    """From 1 to ``end`` at the middle lr, and hardly anywhere at the others."""
+    reached = end if lr == 0.1 else 0.9
+    return lambda seed: {0: 1.0, 10: reached * (1 + jitter(seed))}
+
+
+def curves(ends, eps=()):
+    tidy = table(
+        (o, lr, (math.nan,) * 2 if o == "signsgd" else (0.9, 0.999), {}, "loss", path(end, lr), never)
+        for o, end in ends.items() for lr in LRS
+    )  # fmt: skip
+    for name, value in dict(eps).items():
+        tidy.loc[tidy.optimizer == name, "eps"] = value
+    tables = style_curves.tables(tidy, CONFIG)
+    return {v.claim: v for v in style_curves.verdicts(tidy, tables, CONFIG)}
+
+
+@pytest.mark.parametrize(("laprop", "adam", "of_all", "rival"), [
+    (0.1, SUPPORTED, SUPPORTED, "Adam"),
+    (0.25, CONTRADICTED, CONTRADICTED, "Adam"),
+    (0.2, INCONCLUSIVE, INCONCLUSIVE, "Adam"),
+])  # fmt: skip
+def test_the_lower_loss_wins_and_the_other_way_round(laprop, adam, of_all, rival):
+    ends = dict.fromkeys(OPTIMIZERS, 0.5) | {"adam": 0.2, "laprop": laprop}
+    got = curves(ends)
+    assert got["style_lower_than_adam"].verdict == adam
+    assert got["style_lowest_of_all"].verdict == of_all
+    assert rival in got["style_lowest_of_all"].effect_unit
+    expected = math.log10(0.2 / laprop)
+    assert got["style_lower_than_adam"].effect == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_that_is_better_than_laprop_takes_the_first_place_alone():
+    got = curves(dict.fromkeys(OPTIMIZERS, 0.5) | {"laprop": 0.2, "radam": 0.1})
+    assert got["style_lower_than_adam"].verdict == SUPPORTED
+    assert got["style_lowest_of_all"].verdict == CONTRADICTED
+    assert "RAdam" in got["style_lowest_of_all"].effect_unit
+
+
+def test_optimizers_with_another_eps_are_not_ranked():
+    ends = dict.fromkeys(OPTIMIZERS, 0.5) | {"laprop": 0.1}
+    assert "the eps differ" in curves(ends, {"adam": 1e-2})["style_lower_than_adam"].refused
+
+
+# ---- the plane
+
+US, VS = (0.5, 0.9), (0.1, 0.999)
+
+
+def plane(end, eps=()):
+    """``end(optimizer, u, v)``: the loss at the end at the best lr."""
+    tidy = table(
+        (o, lr, (u, v), {}, "loss", path(end(o, u, v), lr), never)
+        for o, u, v, lr in itertools.product(("laprop", "adam"), US, VS, LRS)
+    )
+    for name, value in dict(eps).items():
+        tidy.loc[tidy.optimizer == name, "eps"] = value
+    tables = style_uv.tables(tidy, CONFIG)
+    return {v.claim: v for v in style_uv.verdicts(tidy, tables, CONFIG)}
+
+
+def test_the_plane_as_the_paper_has_it_and_the_other_way_round():
+    """Below the line LaProp gains and Adam suffers; then with the two exchanged."""
+
+    def paper(optimizer, u, v):
+        return 0.2 if v == 0.999 else 0.1 if optimizer == "laprop" else 0.4
+
+    def turned(optimizer, u, v):
+        return paper("adam" if optimizer == "laprop" else "laprop", u, v)
+
+    for end, verdict, sign in ((paper, SUPPORTED, 1), (turned, CONTRADICTED, -1)):
+        got = plane(end)
+        assert {name: v.verdict for name, v in got.items()} == dict.fromkeys(
+            ("style_uv_beyond", "style_uv_laprop_gains", "style_uv_adam_suffers"), verdict
+        )
+        effects = {name: v.effect for name, v in got.items()}
+        assert effects == pytest.approx({
+            "style_uv_beyond": sign * math.log10(4),
+            "style_uv_laprop_gains": sign * math.log10(2),
+            "style_uv_adam_suffers": sign * math.log10(2),
+        }, abs=1e-9)  # fmt: skip
+
+
+def test_an_eps_of_its_own_is_seen_though_the_betas_vary():
+    got = plane(lambda *_: 0.2, {"adam": 1e-2})
+    assert "the eps differ" in got["style_uv_beyond"].refused
