@@ -309,10 +309,11 @@ def _against_v(ax: Axes, end: pd.DataFrame, u: float) -> None:
         look = style.mark(name)._replace(linestyle="none")
         style.intervals(ax, rows.v, rows.largest, rows.largest, rows.largest, look,
                         ceiling=CEILING)  # fmt: skip
-    for x, label in ((u * u, "μ²"), (u, "μ")):
+    # inside: above the panel is its title, and outwards, as the two lines can be close together
+    for x, label, side, shift in ((u * u, "μ²", "right", -2), (u, "μ", "left", 2)):
         ax.axvline(x, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
-        ax.annotate(label, (x, 1.01), xycoords=("data", "axes fraction"), ha="center",
-                    va="bottom", color=GREY, fontsize=7)  # fmt: skip
+        ax.annotate(label, (x, 1), xycoords=("data", "axes fraction"), xytext=(shift, 0),
+                    textcoords="offset points", ha=side, va="top", color=GREY, fontsize=7)  # fmt: skip
     _v_axis(ax)
     ax.set(yscale="log", ylim=(0.7, 2 * CEILING), ylabel="largest |update| / lr")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -323,6 +324,7 @@ def _against_horizon(ax: Axes, largest: pd.DataFrame, u: float) -> None:
     below = [v for v in vs if v < u * u]
     middle = min(vs, key=lambda v: abs(v - u))
     shown = {"laprop": {*below[-1:], vs[-1]}, "adam": {*below[-2:], middle}}
+    away = {"laprop": 4, "adam": -1}  # LaProp's labels above its lines, Adam's below: they can meet
     for name, look in ((name, style.mark(name)) for name in OPTIMIZERS):
         for v in sorted(shown[name]):
             rows = _of(largest, name, u)
@@ -331,8 +333,9 @@ def _against_horizon(ax: Axes, largest: pd.DataFrame, u: float) -> None:
                 continue
             ax.plot(rows.step, rows.largest, color=look.colour, linestyle=look.linestyle,
                     linewidth=1.3)  # fmt: skip
-            ax.annotate(f"{v:g}", (rows.step.iloc[-1], rows.largest.iloc[-1]), xytext=(3, 0),
-                        textcoords="offset points", va="center", color=look.colour, fontsize=7)  # fmt: skip
+            ax.annotate(f"{v:g}", (rows.step.iloc[-1], rows.largest.iloc[-1]),
+                        xytext=(3, away[name]), textcoords="offset points", va="center",
+                        color=look.colour, fontsize=7)  # fmt: skip
     ax.set(xlim=(0, largest.step.max() * 1.1), yscale="log", ylim=(0.7, 2 * GROWTH_CEILING),
            ylabel="largest |update| / lr")  # fmt: skip
     ax.set_xlabel("horizon (steps)", labelpad=1)
