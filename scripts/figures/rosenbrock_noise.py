@@ -7,6 +7,8 @@ replica that diverges within the horizon has not converged, even if it flew past
 before: it counts as censored.
 """
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -67,7 +69,8 @@ def _horizon(setting: str, config: Config) -> int:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`tuning`: every learning rate on the tuning seeds; `summary`: both settings, report seeds;
-    `steps_to_target`: each seed of the setting "tuned"."""
+    `steps_to_target`: each seed of the setting "tuned". Without noise n is 1: all seeds are one
+    run, which has no interval."""
     whole = _outcomes(tidy, config)
     tuning = _tuning(_cut(whole, _horizon("tuned", config)), config)
     rows = []
@@ -80,15 +83,18 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
             cell = cells.get((optimizer, lr, "report", sigma))
             if cell is None:
                 continue
+            if sigma == 0:
+                cell = cell.head(1)
             median = statistics.median_interval(cell.steps, horizon, seed=BOOTSTRAP_SEED)
             converged = int(cell.steps.notna().sum())
-            low, high = statistics.wilson_interval(converged, median.n)
+            ends = (*statistics.wilson_interval(converged, median.n), median.low, median.high)
+            low, high, median_low, median_high = ends if median.n > 1 else (math.nan,) * 4
             rows.append({
                 "setting": setting, "optimizer": optimizer, "sigma": sigma, "lr": lr,
                 "beta1": cell.beta1.iloc[0], "beta2": cell.beta2.iloc[0], "n": median.n,
                 "converged": converged, "fraction": converged / median.n,
                 "fraction_low": low, "fraction_high": high, "median_steps": median.value,
-                "median_low": median.low, "median_high": median.high,
+                "median_low": median_low, "median_high": median_high,
             })  # fmt: skip
     if not rows:
         raise ValueError("no run on report seeds: nothing to summarize")
@@ -190,7 +196,8 @@ def _tuning(outcomes: pd.DataFrame, config: Config) -> pd.DataFrame:
         reached = any(np.isfinite(arm).any() for arm in arms.values())
         for lr, arm in arms.items():
             rows.append({
-                "optimizer": optimizer, "sigma": sigma, "lr": lr, "n": len(arm),
+                "optimizer": optimizer, "sigma": sigma, "lr": lr,
+                "n": len(arm) if sigma > 0 else 1,  # without noise all seeds are one run
                 "restricted_mean": means[lr],
                 "median_steps": statistics.censored_median(arm, horizon),
                 "fraction": float(np.isfinite(arm).mean()), "chosen": lr == best,
@@ -388,20 +395,28 @@ def _caption(summary: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str
         low, high = counts.min(), counts.max()
         return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
+    noisy, tuned_noisy = (pick(table, table.sigma > 0) for table in (summary, tuning))
+    n = [f"n = {span(noisy.n)} seeds per point"] if len(noisy) else []
+    if len(noisy) < len(summary):
+        n.append("n = 1 without bars at σ = 0, where nothing is random")
     pairs = summary[["beta1", "beta2"]].dropna().drop_duplicates().itertuples(index=False)
     betas = " and ".join(f"({b1:g}, {b2:g})" for b1, b2 in pairs)
     tuned = "Nothing was tuned."
     if len(tuning):
         grid = ", ".join(f"{lr:g}" for lr in sorted(set(tuning.lr)))
-        tuned = f"Tuned: lr from {{{grid}}} on {span(tuning.n)} other seeds."
+        seeds = f"{span(tuned_noisy.n)} other seeds" if len(tuned_noisy) else "the same run"
+        tuned = f"Tuned: lr from {{{grid}}} on {seeds}."
     both = set(summary.optimizer[summary.setting == "common"])
     others = [style.mark(name).label for name in style.in_order(set(summary.optimizer) - both)]
     alone = f"; {', '.join(others)}: tuned only" if others and both else ""
+    text = (
+        f"Scale {config['scale']}: {', '.join(n)}; (μ, ν) = {betas} where an optimizer has two "
+        f"betas{alone}. {tuned} Bars: 95% intervals (medians: bootstrap over seeds, fractions: "
+        "Wilson). Open marks with an arrow: the median lies beyond the horizon. Marks are shifted "
+        "sideways so that none hides another."
+    )
     return (
-        f"Scale {config['scale']}: n = {span(summary.n)} seeds per point; (μ, ν) = {betas} where an optimizer has two betas{alone}.\n{tuned} "
-        f"Bars: 95% intervals (medians: bootstrap over seeds, fractions: Wilson).\n"
-        f"Open marks with an arrow: the median lies beyond the horizon. Marks are shifted sideways "
-        f"so that none hides another.\nc: ● start (0, 0), ★ minimum (1, 1), circle: distance "
+        f"{textwrap.fill(text, 150)}\nc: ● start (0, 0), ★ minimum (1, 1), circle: distance "
         f"{config['tol']:g}, □ end of the path; contours of the noise-free function, evenly "
         f"spaced in its logarithm."
     )

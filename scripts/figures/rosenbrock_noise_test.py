@@ -101,6 +101,21 @@ def test_summary_counts_the_censored(tidy: pd.DataFrame) -> None:
     assert math.isnan(summary.loc[("tuned", "signsgd", 0.0)].beta1)
 
 
+def test_without_noise_all_seeds_are_one_run_that_has_no_interval(tidy, drawn) -> None:
+    tables = figure.tables(tidy, CONFIG)
+    still = tables["summary"][tables["summary"].sigma == 0]
+    assert len(still) == 5 + 6 and (still.n == 1).all() and still.converged.isin([0, 1]).all()
+    ends = ["fraction_low", "fraction_high", "median_low", "median_high"]
+    assert still[ends].isna().all(axis=None)
+    assert set(tables["tuning"].n[tables["tuning"].sigma == 0]) == {1}
+    bars = [path.vertices for ax in (drawn.axes[1], drawn.axes[3]) for bars in ax.collections
+            for path in bars.get_paths() if np.isfinite(path.vertices).all()]  # fmt: skip
+    assert len(bars) == (5 + 6) * 4 and min(bar[:, 0].min() for bar in bars) > 0.01
+    (caption,) = [text.get_text() for text in drawn.texts if "Scale quick" in text.get_text()]
+    assert "n = 12 seeds per point, n = 1 without bars at σ = 0" in caption
+    assert "12 other seeds" in caption.replace("\n", " ")
+
+
 def test_tuning_picks_by_restricted_mean_and_flags_ties_and_edges(tidy: pd.DataFrame) -> None:
     tuning = figure.tables(tidy, CONFIG)["tuning"]
     best = tuning[tuning.chosen].set_index(["optimizer", "sigma"])
