@@ -127,8 +127,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         f"both ε = {eps_text(lower)}": dict.fromkeys(PUBLISHED_EPS, lower),
         f"both ε = {eps_text(upper)}": dict.fromkeys(PUBLISHED_EPS, upper),
     }
-    last = max(config["agent_steps"], WINDOW[1])
-    short = not _reached(config)
+    last, short = config["agent_steps"], not _reached(config)  # the axes end where the runs do
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 5.6))
         fig.text(0.01, 0.985, f"Rainbow on {config['game'].removesuffix('NoFrameskip-v4')}"
@@ -141,14 +140,10 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ax.set_title(f"{'abc'[place]}  {title}", loc="left")
             for name, value in eps.items():
                 arm = pick(curves, (curves.optimizer == name) & (curves.eps == value))
-                if short:  # beside the authors' points, at a logarithmic scale, from the first step
-                    arm = pick(arm, arm.agent_steps > 0)
                 learning_curves.draw_curve(ax, arm, style.mark(name))
                 if PUBLISHED_EPS[name] == value:
                     learning_curves.draw_published(ax, name, last)
             learning_curves.steps_axis(ax, last)
-            if short:
-                ax.set_xscale("log")
             if place:
                 ax.tick_params(labelleft=False)
         top = max(ax.get_ylim()[1] for ax in axes)
@@ -157,7 +152,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         axes[0].set_ylabel("return of a game")
         below = fig.add_gridspec(1, 1, left=0.175, right=0.985, top=0.43, bottom=0.225)
         _scores(fig.add_subplot(below[0]), scores, tables["published"], short)
-        fig.text(0.01, 0.012, _caption(curves, config, short), fontsize=7, va="bottom",
+        fig.text(0.01, 0.012, _caption(curves, config), fontsize=7, va="bottom",
                  linespacing=1.3)  # fmt: skip
     return fig
 
@@ -179,17 +174,26 @@ def _scores(ax: Any, scores: pd.DataFrame, published: pd.DataFrame, short: bool)
     ax.set_xlabel("IQM over seeds of the return of a game")
 
 
-def _caption(curves: pd.DataFrame, config: Config, short: bool) -> str:
+def _caption(curves: pd.DataFrame, config: Config) -> str:
     seeds = int(curves.n.min())
     mu, nu = config["betas"]
     band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
     text = (
         f"Scale {config['scale']}: n = {style.counted(seeds, 'seed')}, {config['agent_steps']:,} agent steps; lr "
         f"{config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), nothing is tuned. Lines: interquartile mean "
-        f"over seeds of the mean of {config['games']} whole games at ε-greedy 0; {band}. Open marks: "
-        "the authors' runs (n = 1 each; bars: standard error over 20 games), Adam with ε = 1.5e-4, "
-        "LaProp with 1e-15: the two published curves differ in ε as well as in the optimizer."
+        f"over seeds of the mean of {config['games']} whole games at ε-greedy 0; {band}. "
     )
-    if short:
-        text += " This run is far too short to learn; it shows that the path works."
+    authors = learning_curves.published().agent_steps.min()
+    if config["agent_steps"] >= authors:
+        text += (
+            "Open marks: the authors' runs (n = 1 each; bars: standard error over 20 games), Adam with "
+            "ε = 1.5e-4, LaProp with 1e-15: the two published curves differ in ε as well as in the "
+            "optimizer."
+        )
+    else:
+        text += (
+            "These runs are far too short to learn; they show that the path works. The authors' curves "
+            f"begin at {authors:,} agent steps and are not on these axes; as published, Adam has "
+            "ε = 1.5e-4 and LaProp 1e-15."
+        )
     return textwrap.fill(text, 142)

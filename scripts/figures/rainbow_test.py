@@ -137,6 +137,20 @@ def test_figures_can_be_read(seeds, points):
     assert not style.clashes(rainbow_optimizers.draw(tidy, tables, config))
 
 
+@pytest.mark.parametrize(("points", "theirs"), [([0, 1000, 2000], 0), (POINTS[:4], 3)])
+def test_the_axes_end_where_the_runs_do(points, theirs):
+    _, tables, (tidy, config) = breakout((200, 150), (100, 120), points=points)
+    fig = rainbow_breakout.draw(tidy, tables, config)
+    assert all(ax.get_xlim()[1] < 1.1 * points[-1] for ax in fig.axes[:3])
+    marks = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [len(np.asarray(line.get_xdata())) for line in marks] == [theirs, theirs]
+    caption = fig.texts[-1].get_text().replace("\n", " ")
+    assert ("Open marks" in caption) == (theirs > 0)
+    assert ("curves begin at 200,000 agent steps and are not on these axes" in caption) == (
+        not theirs
+    )
+
+
 def test_the_authors_points_are_those_of_the_design():
     points = learning_curves.published().set_index(["optimizer", "agent_steps"]).value
     rounded = {(o, t): round(points[o, t]) for o in ("adam", "laprop")
