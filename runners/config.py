@@ -89,6 +89,11 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
+def all_experiments() -> list[str]:
+    """Those that there are; ``none`` stands for no experiment."""
+    return [name for name in groups()["experiment"] if name != "none"]
+
+
 def check_option(group: str, option: str) -> None:
     """Raise ConfigError, with the nearest name, unless ``group`` has ``option``."""
     options = groups()[group]

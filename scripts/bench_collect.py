@@ -79,6 +79,10 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    if min(arguments.records, arguments.repeats) < 1:
+        parser.error("--records and --repeats: whole numbers >= 1 expected")
+    if arguments.rows < 2:  # of a run, which has one at the start and one at the end
+        parser.error(f"--rows {arguments.rows}: a whole number >= 2 expected")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         make_records(folder, arguments.records, arguments.rows)

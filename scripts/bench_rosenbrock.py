@@ -68,6 +68,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    if min(arguments.replicas, arguments.steps, arguments.repeats) < 1:
+        parser.error("--replicas, --steps and --repeats: whole numbers >= 1 expected")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
           f"{arguments.replicas:,} replicas packed")  # fmt: skip
     print(f"{'':10}{'plain /s':>12}{'packed /s':>14}{'ratio':>9}{'  (lowest to highest)'}")

@@ -3,7 +3,14 @@
 import pytest
 
 from runners.config import ConfigError
-from scripts import compare_implementations, leaderboard, report, reproduce
+from scripts import (
+    bench_collect,
+    bench_rosenbrock,
+    compare_implementations,
+    leaderboard,
+    report,
+    reproduce,
+)
 from scripts.figures import __main__ as figures
 
 # module, what it does first, and arguments that bring it there
@@ -40,6 +47,31 @@ def test_bad_input_gets_one_line(module, work, arguments, monkeypatch, capsys) -
     monkeypatch.setattr(report, "write", refused)
     assert module.main(arguments) == 2
     assert capsys.readouterr().err == "error: key=value: a number expected\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "named"),
+    [(figures, ["none"], "experiment"), (reproduce, ["scale=smoke", "experiments=none"], "experiments"),
+     (reproduce, ["experiments=uv_plane,none"], "experiments")],
+)  # fmt: skip
+def test_none_is_no_experiment(module, arguments, named, capsys) -> None:
+    assert module.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {named}=none: unknown experiment; ")
+    assert error.count("\n") == 1 and "uv_plane" in error
+
+
+@pytest.mark.parametrize(
+    ("bench", "wrong"),
+    [(bench_rosenbrock, f"--{name}") for name in ("replicas", "steps", "repeats")]
+    + [(bench_collect, f"--{name}") for name in ("records", "rows", "repeats")],
+)
+def test_a_benchmark_of_nothing_is_refused(bench, wrong, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", wrong, "0"])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and wrong in error and "expected" in error
 
 
 def test_figures_make_no_folder_where_there_are_no_runs(tmp_path, capsys) -> None:

@@ -22,9 +22,9 @@ from runners.config import (
     ROOT,
     ConfigError,
     added,
+    all_experiments,
     experiment_values,
     folder_name,
-    groups,
     hint,
     on_leaderboard,
 )
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     overrides = [a for a in arguments if not a.startswith(f"{CHOSEN}=")]
-    everything = [name for name in groups()["experiment"] if name != "none"]
+    everything = possible = all_experiments()
     for key in (a.partition("=")[0] for a in overrides):
         if difflib.get_close_matches(key, [CHOSEN], cutoff=0.8):
             raise ConfigError(f"{key}: unknown key; did you mean {CHOSEN}?")
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     experiments = [*dict.fromkeys(chosen[-1].split(","))] if chosen else everything
     experiments = [e for e in experiments if e]
     for name in experiments:
-        if name not in groups()["experiment"]:
+        if name not in possible:
             raise ConfigError(f"{CHOSEN}={name}: unknown experiment{hint(name, everything)}")
     if not experiments:
         raise ConfigError(f"{CHOSEN}=: one or more of {', '.join(everything)} expected")

@@ -29,9 +29,10 @@ from runners.config import (
     ROOT,
     ConfigError,
     added,
-    check_option,
+    all_experiments,
     experiment_values,
     folder_name,
+    hint,
     parse,
 )
 from runners.plan import Job, plan
@@ -156,7 +157,10 @@ def main(arguments: list[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if arguments else 2
     experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
-    check_option("experiment", experiment)
+    if experiment not in all_experiments():
+        raise ConfigError(
+            f"experiment={experiment}: unknown experiment{hint(experiment, all_experiments())}"
+        )
     try:
         folder, verdicts = make(experiment, overrides)
     except ConfigError:
