@@ -1,11 +1,20 @@
 """How much memory there is to take."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+# of version 2 and version 1: a container's limit, what it uses, and of what kinds, by their names
+CONTAINERS = (
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
+    (
+        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)  # fmt: skip
 
 
 def available_bytes(device: torch.device) -> int:
@@ -13,13 +22,13 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
+    with suppress(OSError, StopIteration):  # no Linux: what was found stands
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-        limit = (CGROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((CGROUP / "memory.current").read_text())
-            free = min(free, int(limit) - used)
-    except (OSError, ValueError, StopIteration):  # no Linux, or no container: what was found stands
-        pass
+    for limit, used, stat, cached in CONTAINERS:
+        with suppress(OSError, ValueError):  # no container of this version, or no limit ("max")
+            left = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            # cached files count as used, and are dropped when memory is needed
+            kinds = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
+            free = min(free, left + sum(int(kinds[kind]) for kind in cached))
     return free

@@ -362,13 +362,22 @@ def test_a_replay_that_does_not_fit_is_refused_before_the_run(monkeypatch):
     assert Rainbow([0], capacity=100_000).to("cpu")._replay is None
 
 
-def test_memory_that_is_left(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("limit", "used", "stat", "none"), [
+    ("memory.max", "memory.current", "anon 60\ninactive_file {}\nactive_file {}\n", "max"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
+     "inactive_file 7\nactive_file 7\ntotal_inactive_file {}\ntotal_active_file {}\n",
+     "9223372036854771712"),
+], ids=["version 2", "version 1"])  # fmt: skip
+def test_memory_that_is_left(limit, used, stat, none, tmp_path, monkeypatch):
+    """Of a container's limit all but what it uses; files that it has cached are no use of it."""
     cpu = torch.device("cpu")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     free = memory.available_bytes(cpu)
     assert 1e8 < free < 1e14
-    (tmp_path / "memory.max").write_text("300000000\n")
-    (tmp_path / "memory.current").write_text("100000000\n")
-    assert memory.available_bytes(cpu) == 200_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes(cpu) > 200_000_000
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("30000000\n")
+    (tmp_path / used).write_text("10000000\n")
+    (tmp_path / limit).with_name("memory.stat").write_text(stat.format(2_000_000, 500_000))
+    assert memory.available_bytes(cpu) == 22_500_000
+    (tmp_path / limit).write_text(f"{none}\n")
+    assert memory.available_bytes(cpu) > 30_000_000
