@@ -143,7 +143,7 @@ class Atari:
         self._last, self._lives, self._score = 0, 0, 0.0
 
     def reset(self) -> NDArray[np.uint8]:
-        return self._begin(new_game=True)
+        return self._begin(new_game=True)[0]
 
     def step(self, action: int) -> Outcome:
         reward, over = self._act(action)
@@ -153,7 +153,10 @@ class Atari:
         observation = self._observation()
         score = self._score if over else None
         terminal = (over and not truncated) or (self._life_is_episode and life_lost and not over)
-        first = self._begin(new_game=over) if over or terminal else None
+        first = None
+        if over or terminal:
+            first, ended = self._begin(new_game=over)
+            score = score if over else ended
         learnt = float(np.sign(reward)) if self._clip else reward
         return Outcome(observation, learnt, terminal, truncated, first, score)
 
@@ -175,18 +178,18 @@ class Atari:
         self._random = stream(self._streams[0], f"{self._streams[1]} sticky", self._game)
         self._random.bit_generator.advance(self._draws)  # type: ignore[attr-defined]
 
-    def _begin(self, new_game: bool) -> NDArray[np.uint8]:
-        """The first observation of an episode: of a new game, or after the loss of a life."""
+    def _begin(self, new_game: bool) -> tuple[NDArray[np.uint8], float | None]:
+        """The first observation of an episode, of a new game or after the loss of a life; and the
+        score of a game that was over before it came to that."""
+        score = None
         if new_game:
             self._new_game()
-        else:
-            self._act(0)
-        if self._fire:
-            for action in (1, 2):
-                if self._act(action)[1]:
-                    self._new_game()
+        for action in (() if new_game else (0,)) + ((1, 2) if self._fire else ()):
+            if self._act(action)[1]:
+                score = self._score if score is None else score
+                self._new_game()
         self._lives = self._ale.lives()
-        return self._observation()
+        return self._observation(), score
 
     def _new_game(self) -> None:
         self._game += 1

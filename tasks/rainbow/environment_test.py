@@ -134,6 +134,29 @@ def test_time_that_is_out_truncates():
     assert all(out.first is not None for out in cut)
 
 
+@pytest.mark.parametrize(("game", "frames"), [("breakout", 2), ("breakout", 6), ("ms_pacman", 2)])
+def test_a_game_that_is_over_before_the_next_episode_begins_is_told_too(game, frames):
+    """Its time is out so many frames after a lost life: in the no-op, or in FIRE."""
+
+    def lose_a_life(max_frames):
+        env, total = atari(game=game, max_frames=max_frames, clip_rewards=False), 0.0
+        env.reset()
+        for action in np.random.default_rng(4).integers(env.actions, size=500).tolist():
+            frame = env._ale.getEpisodeFrameNumber() + environment.SKIP
+            out = env.step(action)
+            total += out.reward
+            if out.terminal:
+                break
+        return env, out, total, frame
+
+    env, out, _, lost = lose_a_life(108_000)
+    assert out.score is None and env._game == 0
+    env, out, total, _ = lose_a_life(lost + frames)
+    assert out.terminal and not out.truncated and out.score == total > 0
+    assert env._game == 1 and env._score == 0 and env._ale.getEpisodeFrameNumber() < lost
+    assert env.step(0).score is None
+
+
 def test_sticky_actions_repeat_with_their_probability():
     env = atari(sticky=0.25)
     told = listen(env)
