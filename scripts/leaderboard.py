@@ -85,10 +85,16 @@ def read(results_dir: Path, scale: str) -> pd.DataFrame:
     """
     found = []
     for path in sorted(results_dir.glob(f"*/{scale}/{FILE_NAME}")):
-        table = pd.read_csv(path, keep_default_na=False, na_values={"steps": [""]})
+        anew = f"with its folder removed, python -m scripts.figures {path.parts[-3]} makes it anew"
+        try:
+            table = pd.read_csv(path, keep_default_na=False, na_values={"steps": [""]})
+        except ValueError:  # what pandas raises for an empty or a torn file is one
+            raise ConfigError(f"{path}: not a table; {anew}") from None
         if missing := [name for name in targets.COLUMNS if name not in table]:
-            raise ConfigError(f"{path}: no column {', '.join(missing)}; "
-                              f"python -m scripts.figures {path.parts[-3]} makes it anew")  # fmt: skip
+            raise ConfigError(f"{path}: no column {', '.join(missing)}; {anew}")
+        for name in ("seed", "steps", "horizon"):
+            if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+                raise ConfigError(f"{path}: {name}: numbers expected; {anew}")
         if withheld := provenance.read(path.parent).get("withheld"):
             table["refused"] = "; ".join(withheld)
         found.append(table.assign(experiment=path.parts[-3]))

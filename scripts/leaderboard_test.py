@@ -154,6 +154,29 @@ def test_damaged_tables_are_refused(tmp_path, damage, words):
         leaderboard.make(tmp_path, "quick")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not a table"),
+        (b"\xff\xfe\x00", "not a table"),
+        ("steps", "steps: numbers expected"),
+        ("seed", "seed: numbers expected"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named_in_one_line(tmp_path, content, words, capsys):
+    table = rows("one", "", {"laprop": spread(10), "adam": spread(20)})
+    path = write(tmp_path, one=[table]) / "one" / "quick" / "steps_to_target.csv"
+    if content in table:
+        table.astype({content: object}).replace({content: {table[content].iloc[3]: "many"}}).to_csv(
+            path, index=False
+        )
+    else:
+        path.write_bytes(content or b"")
+    assert leaderboard.main(["scale=quick", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: {words}; ") and error.count("\n") == 1
+
+
 # ---- targets
 
 

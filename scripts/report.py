@@ -141,9 +141,27 @@ def _section(experiment: str, scale: str, folder: Path) -> Section:
             raise ConfigError(f"{path}: {verdict.verdict}: one of {', '.join(words)} expected")
     if reasons := about.get("withheld"):
         verdicts = [judging.withheld(v, "; ".join(reasons)) for v in verdicts]
-    distances = folder / published.DISTANCES
-    found: Any = pd.read_csv(distances).to_dict("records") if distances.exists() else []
-    return Section(experiment, scale, folder, about, verdicts, found)
+    return Section(experiment, scale, folder, about, verdicts, _distances(folder))
+
+
+def _distances(folder: Path) -> list[dict[str, Any]]:
+    path = folder / published.DISTANCES
+    if not path.exists():
+        return []
+    read: Any = {"dtype": {"distance": float, "points": int},
+                 "converters": {"setting": str, "unit": str}}  # fmt: skip
+    try:
+        found: Any = pd.read_csv(path, **read)[["setting", "distance", "unit", "points"]]
+    except (KeyError, ValueError):
+        raise ConfigError(f"{path}: not a table of distances; {_anew(path)}") from None
+    return found.to_dict("records")
+
+
+def _anew(path: Path) -> str:
+    """What makes a file of results again, for messages."""
+    experiment, scale = path.parts[-3:-1]
+    made = experiment if experiment == leaderboard.NAME else f"figures {experiment}"
+    return f"with its folder removed, python -m scripts.{made} scale={scale} makes it anew"
 
 
 def rows(found: Sequence[Section]) -> list[Row]:
@@ -160,8 +178,8 @@ def write(results_dir: Path) -> list[Path]:
 
     Raises ConfigError where results cannot be read, before anything is written.
     """
-    sections(results_dir)
-    published.make(results_dir)
+    _check_figures([s for s in sections(results_dir) if s.scale != published.FOLDER])
+    published.make(results_dir)  # which draws its figure anew
     for scale in SCALES:
         if list(results_dir.glob(f"*/{scale}/{leaderboard.FILE_NAME}")):
             leaderboard.make(results_dir, scale)
@@ -177,6 +195,14 @@ def write(results_dir: Path) -> list[Path]:
     for path, content in pages.items():
         write_atomically(path, content)
     return list(pages)
+
+
+def _check_figures(found: Sequence[Section]) -> None:
+    for section in found:
+        if not (path := section.folder / "figure.png").exists():
+            raise ConfigError(f"{path}: missing; {_anew(path)}")
+        inline_figure(section.place, section.folder)
+    to_pdf({section.place: section.folder for section in found})
 
 
 # ---------------------------------------------------------------- REPORT.md and README.md
@@ -327,8 +353,11 @@ def inline_figure(place: str, folder: Path) -> Any:
     if not svg.exists():
         data = base64.b64encode(png.read_bytes()).decode()
         return markupsafe.Markup(f'<img alt="{name}" src="data:image/png;base64,{data}">')
-    text = svg.read_text()
-    text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    try:
+        text = svg.read_text()
+        text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    except ValueError:
+        raise ConfigError(f"{svg}: not a readable SVG; {_anew(svg)}") from None
     prefix = place.replace("/", "-") + "-"  # identifiers must differ from other figures'
     return markupsafe.Markup(
         re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + prefix, text)
@@ -338,10 +367,16 @@ def inline_figure(place: str, folder: Path) -> Any:
 def to_pdf(folders: Mapping[str, Path]) -> bytes:
     """``figures.pdf``: one figure a page."""
     import pypdf
+    from pypdf.errors import PyPdfError
 
     writer = pypdf.PdfWriter()
     for place, folder in folders.items():
-        writer.append(str(folder / "figure.pdf"), outline_item=place)
+        path = folder / "figure.pdf"
+        try:  # strict: it raises and says nothing of its own
+            writer.append(pypdf.PdfReader(path, strict=True), outline_item=place)
+        except (OSError, PyPdfError):
+            missing = "not a readable PDF" if path.exists() else "missing"
+            raise ConfigError(f"{path}: {missing}; {_anew(path)}") from None
     writer.metadata = None
     buffer = io.BytesIO()
     writer.write(buffer)

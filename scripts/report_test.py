@@ -88,6 +88,34 @@ def test_a_file_edited_by_hand_is_named_and_nothing_is_written(
     assert state_of(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [("figure.png", None, "missing"), ("figure.pdf", None, "missing"),
+     ("figure.pdf", lambda data: data[: len(data) // 2], "not a readable PDF"),
+     ("figure.pdf", lambda data: b"", "not a readable PDF"),
+     ("figure.svg", lambda data: b"", "not a readable SVG"),
+     ("distance_to_published.csv", lambda data: b"", "not a table of distances"),
+     ("distance_to_published.csv", lambda data: b"a,b\n1,2\n", "not a table of distances"),
+     ("distance_to_published.csv", lambda data: data.replace(b",0\n", b",x\n"),
+      "not a table of distances")],
+)  # fmt: skip
+def test_a_missing_or_torn_file_is_named_and_nothing_is_written(
+    copy, tmp_path, capsys, name, damage, words
+) -> None:
+    shutil.copytree(copy, tmp_path / "results")
+    path = tmp_path / "results" / "rainbow_breakout" / "quick" / name
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    before = state_of(tmp_path)
+    assert report.main([f"results_dir={tmp_path / 'results'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: {words}; ") and error.count("\n") == 1
+    assert "python -m scripts.figures rainbow_breakout scale=quick" in error
+    assert state_of(tmp_path) == before
+
+
 def state_of(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
