@@ -34,7 +34,7 @@ class StyleTransfer(Task):
     """Replicas: pairs of content and style, each with every seed; all pictures are one batch.
 
     Args:
-        seeds: of the noise that a picture starts from.
+        seeds: of the noise that a picture starts from; one where it starts from the content.
         content: a picture, or several; see `pictures.load`.
         style: as many, or one for all.
         size: pixels of the longer side, or [height, width], for the content pictures, which must
@@ -75,6 +75,9 @@ class StyleTransfer(Task):
         check_choice(vgg.BLOCKS, net=net)
         check_choice(POOLINGS, pooling=pooling)
         check_choice(INITS, init=init)
+        if init == "content" and len(seeds) > 1:
+            raise ValueError(f"seeds={list(seeds)}: one seed with init=content, which draws nothing, "
+                             "or init=noise expected")  # fmt: skip
         check_texts(weights=weights, data_dir=data_dir)
         contents, styles = _pairs(content, style)
         self.content_weights = _weights("content", net, content_layers, content_weight)
