@@ -47,7 +47,7 @@ class Rosenbrock(Task):
 
     Args:
         seeds: one random stream each.
-        sigma: noise levels, each >= 0.
+        sigma: different noise levels, each >= 0.
         start: where every replica begins, (x, y).
         tol: a replica has reached the minimum once its distance to (1, 1) is below this.
         path: whether ``evaluate`` also reports the position, for pictures.
@@ -71,9 +71,10 @@ class Rosenbrock(Task):
         path: bool = False,
     ) -> None:
         super().__init__()
-        if not _numbers(sigma) or len(sigma) == 0 or any(not 0 <= s < math.inf for s in sigma):
-            raise ValueError(f"sigma={sigma}: a list of finite noise levels >= 0 expected")
-        check_numbers("a number > 0", lambda x: x > 0, tol=tol)
+        finite = _numbers(sigma) and all(0 <= s < math.inf for s in sigma)
+        if not finite or not sigma or len(set(sigma)) < len(sigma):
+            raise ValueError(f"sigma={sigma}: a list of different finite levels >= 0 expected")
+        check_numbers("a finite number > 0", lambda x: 0 < x < math.inf, tol=tol)
         if not _numbers(start) or len(start) != 2 or not all(map(math.isfinite, start)):
             raise ValueError(f"start={start}: a list of two finite coordinates expected")
         check_flags(path=path)
