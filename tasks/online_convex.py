@@ -20,7 +20,7 @@ ITEMS losses for each seed. So all problems have a small pool of losses, and how
 met is all that the best fixed point in hindsight depends on.
 
 Problems and seeds are packed as replicas, in float64 and in numpy: a step is all overhead. Those
-of fewer dimensions have features 0 in the others, which then decide nothing.
+of one dimension have features 0 in the others, which decide nothing and follow the first.
 """
 
 import math
@@ -130,6 +130,7 @@ class OnlineConvex(Task):
         pools = [self._pool(replica) for replica in self.replicas]
         self._features: Floats = np.stack([features for features, _ in pools])  # (R, ITEMS, d)
         self._targets: Floats = np.stack([targets for _, targets in pools])  # (R, ITEMS)
+        self._unused = ~self._features.any(axis=1)  # (R, d)
         self._rows = np.arange(len(pools))
         self._block, self._table = -1, []  # of a block: items, features and targets of each round
         self.step = 0
@@ -151,7 +152,10 @@ class OnlineConvex(Task):
         self._total += loss
         self._counts[self._rows, items] += 1
         self.step += 1
-        self._gradient = torch.from_numpy(features * slope[:, None]).to(self.x.device)
+        gradient = features * slope[:, None]
+        # at 0 an optimizer whose eps is 0 would make them NaN, and the replica one that diverged
+        np.copyto(gradient, gradient[:, :1], where=self._unused)
+        self._gradient = torch.from_numpy(gradient).to(self.x.device)
         # a function of x with this value and this gradient
         tangent = (self.x * self._gradient).sum(dim=1)
         return tangent + (torch.from_numpy(loss).to(self.x.device) - tangent.detach())
