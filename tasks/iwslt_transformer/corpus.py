@@ -148,6 +148,8 @@ def _sentences(stem: Path, dictionary: Dictionary) -> Sentences:
     version, code, count = struct.unpack("<QBQ", head[len(MAGIC) : start])
     if version != 1 or code not in TYPES:
         raise DataError(f"{index}: version {version}, type {code}: version 1 and integers expected")
+    if not count:
+        raise DataError(f"{index}: no sentence in it; run fairseq-preprocess again")
     if len(head) != start + 12 * count:
         raise DataError(f"{index}: {len(head):,} bytes, {start + 12 * count:,} expected for its "
                         f"{count:,} sentences; truncated or damaged")  # fmt: skip
@@ -167,7 +169,7 @@ def _sentences(stem: Path, dictionary: Dictionary) -> Sentences:
         sentence = int(np.searchsorted(starts, strange[0], side="right"))
         raise DataError(f"{data}: sentence {sentence:,}: symbol {flat[strange[0]]:,} is beyond the "
                         f"dictionary's {len(dictionary):,}; damaged")  # fmt: skip
-    if count and (flat[starts[1:] - 1] != EOS).any():
+    if (flat[starts[1:] - 1] != EOS).any():
         sentence = int(np.flatnonzero(flat[starts[1:] - 1] != EOS)[0]) + 1
         raise DataError(f"{data}: sentence {sentence:,} does not end; damaged")
     return Sentences(flat, starts)

@@ -145,6 +145,13 @@ def cut(path, count):
     path.write_bytes(path.read_bytes()[:-count])
 
 
+def emptied(folder, split):
+    """As fairseq-preprocess writes a split of no sentences: an index that is all head, no data."""
+    for index in folder.glob(f"{split}.*.idx"):
+        index.write_bytes(index.read_bytes()[:18] + bytes(8))
+        index.with_suffix(".bin").write_bytes(b"")
+
+
 def strange(path):
     content = bytearray(path.read_bytes())
     code = struct.unpack("B", path.with_suffix(".idx").read_bytes()[17:18])[0]
@@ -163,6 +170,8 @@ def strange(path):
             "not an index of fairseq-preprocess",
         ),
         (lambda f: (f / "test.de-en.de.bin").unlink(), "test.de-en.de.bin: cannot be read"),
+        (lambda f: emptied(f, "valid"), "valid.de-en.de.idx: no sentence in it; run fairseq-pre"),
+        (lambda f: emptied(f, "test"), "test.de-en.de.idx: no sentence in it; run fairseq-pre"),
         (lambda f: strange(f / "train.de-en.en.bin"), "symbol 30,000 is beyond the dictionary's"),
         (
             lambda f: (f / "dict.en.txt").write_text("one 3\ntwo\n"),

@@ -49,7 +49,8 @@ class IwsltTransformer(Task):
         merges: of the joint byte-pair encoding learned on a plain corpus.
         max_tokens: sentences times the longest of either side, at most, in a batch.
         update_freq: batches of an update.
-        width, feed_forward, heads, layers, dropout: of the model; layers on each side.
+        width, feed_forward, heads, layers, dropout: of the model, at least 4 wide; layers on each
+            side.
         label_smoothing: probability spread over all other symbols.
         window: updates over which ``train_loss`` is the mean; a multiple or divisor of the
             evaluation interval.
@@ -94,10 +95,11 @@ class IwsltTransformer(Task):
         super().__init__()
         check_texts(corpus=corpus, data_dir=data_dir)
         check_counts(
-            1, merges=merges, max_tokens=max_tokens, update_freq=update_freq, width=width,
+            1, merges=merges, max_tokens=max_tokens, update_freq=update_freq,
             feed_forward=feed_forward, heads=heads, layers=layers, window=window, beam=beam,
             average=average,
         )  # fmt: skip
+        check_counts(4, width=width)  # positions are told by the sines of two frequencies or more
         if width % (2 * heads):
             raise ValueError(f"heads={heads}: twice that does not divide width={width}")
         check_counts(0, bleu_sentences=bleu_sentences)

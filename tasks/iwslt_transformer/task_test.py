@@ -213,6 +213,7 @@ def test_padding_is_below_a_twentieth_of_the_rectangles():
     [
         ({"layers": 0}, "layers=0: a whole number >= 1 expected"),
         ({"width": 18}, "heads=4: twice that does not divide width=18"),
+        ({"width": 2, "heads": 1}, "width=2: a whole number >= 4 expected"),
         ({"heads": True}, "heads=True: a whole number >= 1 expected"),
         ({"bleu_sentences": 2.5}, "bleu_sentences=2.5: a whole number >= 0 expected"),
         ({"label_smoothing": "x"}, "label_smoothing=x: a number in [0, 1) expected"),
