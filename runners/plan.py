@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from runners.config import (
 )
 
 LONGEST_VALUE = 24  # in a label
+NAMED = re.compile(r"\$\{(\w+)")  # the first part of what an interpolation names
 FROM_SCALE = re.compile(r"\$\{scales\.\$\{scale\}\.(\w+)\}")
 
 
@@ -67,8 +68,7 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
     experiment = fixed.get("experiment", ["none"])
     products = [given]
     if experiment != ["none"]:
-        base = compose_config([f"{key}={value}" for key, (value,) in fixed.items()
-                               if key in ("experiment", "scale") or key.startswith("scales.")])  # fmt: skip
+        base = _with_sweeps(given)
         for key in fixed:
             if key.startswith("scales.") and not key.startswith(f"scales.{base.scale}."):
                 raise ConfigError(f"{key}: of no effect at scale={base.scale}")
@@ -95,6 +95,33 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
             apart = [_short(key, value) for key, value in chosen.items() if key in keys]
             jobs.setdefault(config.key, Job(job, config, " ".join([config.label, *apart])))
     return tuple(jobs.values())
+
+
+def _with_sweeps(given: dict[str, list[str]]) -> DictConfig:
+    """The experiment with those of the ``given`` overrides that its sweeps take values from."""
+
+    def composed(feeding: Container[str]) -> DictConfig:
+        return compose_config([f"{key}={values[0]}" for key, values in given.items()
+                               if key.partition(".")[0] in feeding and len(values) == 1])  # fmt: skip
+
+    always = ("experiment", "scale", "scales")
+    feeding = {*always, *_feeding(composed(always))}
+    for key, values in given.items():
+        if key.partition(".")[0] in feeding and len(values) > 1:
+            raise ConfigError(f"{key}={','.join(values)}: one value expected, as the sweeps of the "
+                              "experiment depend on it")  # fmt: skip
+    return composed(feeding)
+
+
+def _feeding(base: DictConfig) -> set[str]:
+    """The keys that the sweeps take values from, directly or by way of others."""
+    whole: Any = OmegaConf.to_container(base, resolve=False)
+    found, new = set(), {"sweeps"}
+    while new:
+        found |= new
+        written = json.dumps([whole[key] for key in new])
+        new = set(NAMED.findall(written)) & set(whole) - found
+    return found - {"sweeps"}
 
 
 def _several(products: Sequence[dict[str, list[str]]], optimizer: str | None) -> set[str]:
@@ -183,6 +210,8 @@ def _other_values(key: str, values: Sequence[str], base: DictConfig) -> str:
     for entry in (sweep[key] for sweep in written.values() if key in sweep):
         if found := FROM_SCALE.fullmatch(str(entry)):
             places[f"scales.{base.scale}.{found[1]}=[{text}]"] = None
+        elif found := re.fullmatch(NAMED.pattern + "}", str(entry)):
+            places[f"{found[1]}=[{text}]"] = None
         elif isinstance(entry, list) and len(values) == 1:
             places |= {f"scales.{base.scale}.{found[1]}={text}": None
                        for item in entry if (found := FROM_SCALE.fullmatch(str(item)))}  # fmt: skip

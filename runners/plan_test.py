@@ -43,6 +43,24 @@ def test_a_scale_can_be_changed():
         plan(["experiment=iwslt_warmup", "scale=smoke", "scales.quick.steps=7"])
 
 
+def test_what_the_sweeps_take_from_a_key_follows_it():
+    smoke = ["experiment=convex_regret", "scale=smoke"]
+    values = [job.config.values for job in plan([*smoke, "lrs=[30.0]", "sequence_steps=7"])]
+    assert len(values) == len(plan(smoke)) / 5
+    assert {v["optimizer"]["lr"] for v in values} == {30.0}
+    assert {v["steps"] for v in values} == {60, 7}
+    # through a list of the scale's
+    jobs = plan(["experiment=bounded_update", "all_betas=[[0.5,0.5]]"])
+    assert [job.config.values["optimizer"]["betas"] for job in jobs] == [[0.5, 0.5]] * 2
+    assert len(plan([*smoke, "lrs=[30.0,3.0]", "optimizer.lr=3", "optimizer=signsgd"])) == 2
+    for wrong, message in {
+        "lrs=[1.0],[2.0]": r"lrs=\[1.0\],\[2.0\]: one value expected, as the sweeps",
+        "lrs=30": "sweeps.noisy.optimizer.lr=30: a list of values expected",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            plan([*smoke, wrong])
+
+
 def test_an_override_narrows_what_is_swept_and_sets_what_is_not():
     narrowed = plan(["experiment=rosenbrock_noise", "optimizer=adam", "optimizer.lr=1e-2,0.03"])
     assert [j.config.values["optimizer"]["lr"] for j in narrowed] == [0.01, 0.01, 0.03]
@@ -100,6 +118,7 @@ def test_no_two_runs_of_an_experiment_have_one_label(experiment):
         ("bounded_update", "optimizer.betas=[0.9,0.2]", "scales.smoke.betas=[[0.9,0.2]]"),
         ("iwslt_warmup", "seed=7,8", "scales.smoke.seeds=[7,8]"),
         ("iwslt_warmup", "schedule.warmup=7", "scales.smoke.warmup=7"),
+        ("convex_regret", "optimizer.lr=30", "lrs=[30]"),
         ("uv_plane", "u=0.7", "scales.smoke.u=[0.7]"),
         ("tuning_rosenbrock", "trial=99", None),
     ],
