@@ -52,22 +52,24 @@ class IwsltTransformer(Task):
         width, feed_forward, heads, layers, dropout: of the model, at least 4 wide; layers on each
             side.
         label_smoothing: probability spread over all other symbols.
-        window: updates over which ``train_loss`` is the mean; a multiple or divisor of the
-            evaluation interval.
-        bleu_sentences: of the validation set, translated at every evaluation after the first; 0 for
-            no BLEU.
+        window: so many updates, from one multiple of it to the next, are a window.
+        bleu_sentences: of the validation set, translated at every evaluation but that at step 0;
+            0 for no BLEU.
         beam: width of the beam.
-        average: weights of so many last windows are averaged for BLEU; 1 for the present ones.
+        average: weights at the ends of so many last windows are averaged for BLEU; 1 for the
+            present ones.
 
     Metrics:
-        train_loss: label-smoothed, bits per token, over the last window of updates, as fairseq logs
-            it; NaN before the first.
+        train_loss: label-smoothed, bits per token, as fairseq logs it, over the updates since the
+            present window began (at its end the whole of it); NaN before the first.
         valid_loss: the same measure on the validation set, without dropout.
         valid_ppl: 2 to the unsmoothed loss in bits per token.
-        bleu: of the detokenised translations, as sacrebleu's command line computes it.
+        bleu: of the detokenised translations, as sacrebleu's command line computes it; NaN before
+            the first update.
         context_free_loss: of the best prediction that looks at no context, as train_loss; a model
             that stays there has learned how frequent each piece is, and no more.
-        padding: fraction of the rectangles of the batches of the last window that is padding.
+        padding: fraction of the rectangles of the batches that is padding, over the same updates
+            as train_loss.
     """
 
     distributed = True
@@ -232,12 +234,13 @@ class IwsltTransformer(Task):
             "padding": 1 - self.sums[3] / self.sums[4],
         }
         if self.bleu_sentences:
-            metrics["bleu"] = torch.tensor(self._translate().score)
+            # with untrained weights it would be a search as long for nothing
+            metrics["bleu"] = torch.tensor(self._translate().score if self.step else math.nan)
         return metrics
 
     def artifacts(self) -> dict[str, bytes]:
         """Translations of the validation set, and their BLEU with sacrebleu's signature."""
-        return self._translate().files() if self.bleu_sentences else {}
+        return self._translate().files() if self.bleu_sentences and self.step else {}
 
     @torch.no_grad()
     def _translate(self) -> "bleu.Translation":

@@ -156,6 +156,19 @@ def test_bleu_is_that_of_the_mean_weights_at_the_ends_of_the_last_windows(monkey
     assert torch.equal(used[-1], torch.stack(ends[-2:]).mean(0))
 
 
+def test_nothing_is_translated_before_the_first_update(monkeypatch):
+    task, translated = make(bleu_sentences=4), []
+
+    def translate(model, pairs, target, beam, max_tokens, step):
+        translated.append(step)
+        return bleu.Translation(step, ["a"], ["a"], 100.0, "")
+
+    monkeypatch.setattr(bleu, "translate", translate)
+    assert math.isnan(task.evaluate()["bleu"]) and task.artifacts() == {} and not translated
+    train(task, adam(task), 1)
+    assert task.evaluate()["bleu"] == 100 and task.artifacts() and translated == [1]
+
+
 def test_evaluating_changes_nothing_and_sees_every_sentence_once():
     one, two = make(), make()
     optimizers = adam(one), adam(two)
@@ -170,11 +183,12 @@ def test_evaluating_changes_nothing_and_sees_every_sentence_once():
     assert sorted(seen) == list(range(len(two.valid)))
 
 
-def test_train_loss_is_of_the_last_window_in_bits_per_token():
+@pytest.mark.parametrize("steps", [8, 7, 5])
+def test_train_loss_is_of_the_window_so_far_in_bits_per_token(steps):
     task = make()
     assert math.isnan(task.evaluate()["train_loss"])
-    losses = train(task, adam(task), 8)
-    tokens = [task.pairs.target.lengths[task.indices(i)[0]].sum() for i in range(8)]
+    losses = train(task, adam(task), steps)
+    tokens = [task.pairs.target.lengths[task.indices(i)[0]].sum() for i in range(steps)]
     expected = np.dot(losses[4:], tokens[4:]) / sum(tokens[4:]) / math.log(2)
     assert task.evaluate()["train_loss"].item() == pytest.approx(expected, rel=1e-6)
 
