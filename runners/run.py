@@ -124,7 +124,6 @@ def _run_leased(
     def checkpoint() -> None:
         lease.check()
         save_checkpoint(folder / CHECKPOINT, config.key, states, progress, writer.size())
-        show_files()
 
     status = record.FAILED
     try:
@@ -136,6 +135,8 @@ def _run_leased(
             stop=lambda: distributed.any_of(stop(), next(task.parameters()).device),
         )  # fmt: skip
         lease.check()
+        if status == record.INTERRUPTED:
+            show_files()
         more = {"files": files} if files else {}
         writer.close(status, step=progress.step, diverged=progress.diverged, **more)
         if status in record.FINISHED:

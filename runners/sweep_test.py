@@ -218,7 +218,7 @@ def test_files_for_people_are_there_after_an_evaluation_at_a_stop_and_at_the_end
         return loss(self)
 
     arguments = ["task=rosenbrock", "optimizer=adam", "steps=50", "eval_every=20",
-                 f"results_dir={tmp_path}"]  # fmt: skip
+                 "checkpoint_every=15", f"results_dir={tmp_path}"]  # fmt: skip
     (job,) = plan(arguments)
     monkeypatch.setattr(Rosenbrock, "artifacts", picture)
     monkeypatch.setattr(Rosenbrock, "loss", interrupted)
