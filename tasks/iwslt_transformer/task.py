@@ -170,7 +170,7 @@ class IwsltTransformer(Task):
     def backward(self, loss: Tensor, weight: Tensor) -> None:
         """The gradients are there; the only replica's weight is 1, for a dead one ends the run."""
 
-    def _forward(self, made: Batch, half: bool) -> tuple[Tensor, Tensor]:
+    def _forward(self, made: Batch, half: bool = False) -> tuple[Tensor, Tensor]:
         """Sums over the tokens of a batch: smoothed and unsmoothed loss in nats.
 
         With ``half`` the layers' weights are cast to bfloat16 once a batch, embeddings and loss
@@ -217,13 +217,13 @@ class IwsltTransformer(Task):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
+        """In float32, whatever the precision of the training."""
         self.model.eval()
-        half = torch.is_autocast_enabled(self.sums.device.type)
         sums = torch.zeros_like(self.sums)
         # without gradients there is room for more than a small batch of training
         for indices in grouped(self.valid, max(self.max_tokens, EVALUATION_TOKENS), None):
             made = batch(self.valid, indices).to(self.sums.device)
-            loss, nll = self._forward(made, half)
+            loss, nll = self._forward(made)
             sums += torch.stack([loss, nll, *loss.new_tensor(_sizes(made))]).double()
         train = self.sums / self.sums[2]  # 0 / 0 before the first update
         metrics = {
