@@ -54,7 +54,7 @@ class SignSGDConfig(FairseqDataclass):
 
 
 class _Optimizer(FairseqOptimizer):
-    """``optimizer_config`` is what fairseq sets again after loading a checkpoint."""
+    """``optimizer_config`` is what the optimizer is made with."""
 
     torch_class: type
 
