@@ -72,12 +72,13 @@ class LaProp(Optimizer):
         capturable: whether the step can be captured in a CUDA graph; then a for-loop, whatever
             ``foreach`` says. Under ``torch.compile`` it is not needed.
         differentiable: whether autograd can go through the step, by parameters, gradients and lr.
-        fused: whether one kernel does the whole step in one pass over memory: the fastest form,
-            level with torch's fused Adam, on a CPU (Linux, with a C++ compiler) and on CUDA. It
-            is compiled at first use, in about a second, and can be captured in a CUDA graph. It
-            computes in float32 where the parameters are of half precision, and rounds once.
+        fused: whether one kernel does the whole step in one pass over memory, on a CPU (Linux, with
+            a C++ compiler) or on CUDA. It is compiled at first use, and can be captured in a CUDA
+            graph. It computes in float32 where the parameters are of half precision, and rounds
+            once. Measured on CPUs only: it is the fastest form, level with torch's fused Adam, and
+            compiled in about a second.
 
-    The forms follow the same path up to rounding; foreach gives the bits of the for-loop.
+    The forms follow the same path up to rounding; on a CPU foreach gives the bits of the for-loop.
 
     State of each parameter: ``step``; ``exp_avg_sq`` (n); ``exp_avg`` (m); ``exp_avg_lr_1`` (c) and
     ``exp_avg_lr_2`` (d), 0-dim tensors that are numbers in a state dict; with amsgrad
