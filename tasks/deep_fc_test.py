@@ -11,6 +11,7 @@ from laprop import LaProp
 from runners.config import CONF
 from tasks.deep_fc import DeepFC, _Net
 
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 SMALL = {"width": 16, "batch": 64, "dataset": "digits", "eval_size": 100}
 
 
@@ -86,7 +87,7 @@ def test_evaluate_is_the_plain_nets_and_changes_nothing():
     assert task.step == 1
 
 
-@pytest.mark.parametrize("name", ["laprop", "adam", "amsgrad", "radam", "adabound", "signsgd"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_packed_equals_alone(name):
     """Up to rounding: a batched product may add in another order than a single one. A sign turns a
     difference in the last digit into one of twice the lr, so signsgd is compared early."""

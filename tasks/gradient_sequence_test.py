@@ -4,12 +4,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from laprop import LaProp
+from runners.config import CONF
 from runners.loop import Progress, train
 from tasks.gradient_sequence import HUGE, KINDS, STREAM_BLOCK, TINY, GradientSequence
 from tasks.task import stream
 
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 RATIOS = (0.01, 0.9, 1.0, 3.0, 1000.0)
 LR, U, V = 1e-3, 0.9, 0.95
 STEPS = STREAM_BLOCK + 90  # into the second block of the streams
@@ -20,8 +23,10 @@ def make(seeds=(0, 7), **changes):
 
 
 def make_optimizer(name, task):
-    form = {"laprop": LaProp, "adam": torch.optim.Adam}[name]
-    return form(task.parameters(), lr=LR, betas=(U, V), eps=0.0)
+    cfg = OmegaConf.load(CONF / "optimizer" / f"{name}.yaml")
+    changes = {"lr": LR, "betas": [U, V], "eps": 0.0}
+    known = {key: value for key, value in changes.items() if key == "lr" or key in cfg}
+    return instantiate(OmegaConf.merge(cfg, known), _convert_="all")(task.parameters())
 
 
 def steps(task, optimizer, count):
@@ -115,7 +120,7 @@ def test_squares_stay_normal_numbers_of_float64():
     assert TINY**2 * 1e-6 > np.finfo(float).tiny
 
 
-@pytest.mark.parametrize("name", ["laprop", "adam"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_packed_equals_alone(name):
     packed = make(seeds=range(20))
     steps(packed, make_optimizer(name, packed), STEPS)
@@ -128,6 +133,7 @@ def test_packed_equals_alone(name):
         torch.testing.assert_close(packed.x[place], alone.x[0], rtol=1e-12, atol=0)
         moves = (packed.evaluate()["largest_move"][place], alone.evaluate()["largest_move"][0])
         torch.testing.assert_close(*moves, rtol=1e-9, atol=0)
+        assert LR / 100 < moves[1] < math.inf  # it did move
 
 
 def test_evaluate_changes_nothing():

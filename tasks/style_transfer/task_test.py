@@ -3,14 +3,18 @@ import math
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from runners.config import CONF
 from runners.run import main
 from tasks.style_transfer import pictures, vgg
 from tasks.style_transfer.task import StyleTransfer
 
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 CONTENT = {"relu3_2": 2.0}
 STYLE = {"relu1_1": 1e6, "conv2_2": 3e5, "pool2": 1e5, "relu4_1": 1e7}
 TV = 5.0
@@ -101,18 +105,21 @@ def test_in_float64_also_where_the_fast_convolutions_are_at_work(monkeypatch):
     torch.testing.assert_close(found, gradient, rtol=1e-8, atol=1e-12 * gradient.abs().max().item())
 
 
-def trained(task, steps=3):
-    optimizer = torch.optim.Adam(task.parameters(), lr=0.05)
+def trained(task, steps=3, name="adam"):
+    optimizer = instantiate(OmegaConf.load(CONF / "optimizer" / f"{name}.yaml"), _convert_="all")(
+        task.parameters(), lr=0.05
+    )
     for _ in range(steps):
         step(task)
         optimizer.step()
     return task
 
 
-def test_packed_replicas_are_as_many_runs_of_their_own():
-    pairs = [("china", "flower"), ("flower", "china")]
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_packed_replicas_are_as_many_runs_of_their_own(name):
+    pairs, settings = [("china", "flower"), ("flower", "china")], SMALL | {"size": [20, 28]}
     packed = trained(
-        StyleTransfer([0, 7], *map(list, zip(*pairs, strict=True)), **SMALL | {"size": [20, 28]})
+        StyleTransfer([0, 7], *map(list, zip(*pairs, strict=True)), **settings), name=name
     )
     assert [(r["content"], r["style"], r["seed"]) for r in packed.replicas] == [
         ("china", "flower", 0), ("china", "flower", 7), ("flower", "china", 0), ("flower", "china", 7),
@@ -120,7 +127,7 @@ def test_packed_replicas_are_as_many_runs_of_their_own():
     place = 0
     for content, style in pairs:
         for seed in (0, 7):
-            one = trained(StyleTransfer([seed], content, style, **SMALL | {"size": [20, 28]}))
+            one = trained(StyleTransfer([seed], content, style, **settings), name=name)
             torch.testing.assert_close(packed.image[place], one.image[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(
                 packed.evaluate()["loss"][place], one.evaluate()["loss"][0], rtol=1e-4, atol=0
