@@ -60,6 +60,22 @@ def test_loss_and_gradient_are_those_of_the_formula_by_autograd():
     torch.testing.assert_close(task.xy.grad, xy.grad, rtol=1e-13, atol=1e-13)
 
 
+def test_tensors_which_a_gpu_works_on_give_the_numbers_of_numpys_views(monkeypatch):
+    tasks = [Rosenbrock(seeds=[3, 4], sigma=[0.0, 0.1], start=(0.9, 0.8), tol=0.2) for _ in "ab"]
+    monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True, raising=False)
+    first = tasks[1].loss()  # makes the views
+    monkeypatch.undo()
+    assert torch.equal(tasks[0].loss(), first)
+    assert isinstance(tasks[0]._views[1], np.ndarray) and torch.is_tensor(tasks[1]._views[1])
+    ends = []
+    for task in tasks:  # into the second block of the noise's table
+        run(task, make_optimizer("laprop", task, lr=1e-3), 300, each=50)
+        ends.append([[row["distance"], row["steps_to_tol"]] for row in rows])
+        rows.clear()
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)
+    assert np.isfinite(ends[0][-1][1]).any()  # reaching the minimum was noted
+
+
 def test_steps_to_tol_against_a_plain_loop_of_float64_adam():
     """The whole of task, loop and Adam against thirty lines of numpy, noise included."""
     lr, u, v, eps, tol, steps = 1e-2, 0.9, 0.9, 1e-8, 0.1, 3000
