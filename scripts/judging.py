@@ -26,6 +26,10 @@ from scripts.statistics import MIN_SEEDS, Estimate, holm
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 ALPHA = 0.05
+N_COUNTS = (
+    "n counts report seeds; where trials are resampled beside them, as for what a tuning budget is "
+    "worth, the fewer of the two; for a maximum its cases."
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Verdict:
     effect_unit: str = ""
     low: float = math.nan
     high: float = math.nan
-    n: int = 0  # report seeds, or the cases of a maximum
+    n: int = 0  # see N_COUNTS
     budget: str = ""
     p_value: float = math.nan  # two-sided; NaN where there is no test
     p_holm: float = math.nan  # over all verdicts of the experiment; NaN before `settle`
@@ -170,10 +174,6 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
                  v.budget, p, told]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def frame_to_markdown(frame: pd.DataFrame) -> str:
-    return to_markdown(from_frame(frame))
 
 
 def to_text(verdicts: Sequence[Verdict]) -> str:

@@ -202,7 +202,7 @@ def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
     assert "**inconclusive** (refused)" in rows[3] and "No ranking: the steps differ." in rows[3]
     judging.to_frame(verdicts).to_csv(tmp_path / "claims.csv", index=False)
     read = pd.read_csv(tmp_path / "claims.csv")
-    assert judging.frame_to_markdown(read) == text
+    assert judging.to_markdown(judging.from_frame(read)) == text
     assert judging.from_frame(judging.to_frame(verdicts))[0] == verdicts[0]
     assert "the steps differ" in judging.to_text(verdicts)
 

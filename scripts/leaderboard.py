@@ -232,8 +232,9 @@ def readme(tables: Tables, scale: str) -> str:
     if len(refused) and len(fair):
         told = "changes" if changes_order(boards) else "does not change"
         sections.append(
-            f"## Without what the fairness gate refuses\n\nLeaving out the {len(refused)} problems "
-            f"marked † {told} the order.\n\n" + board_table(fair)
+            f"## Without what the fairness gate refuses\n\nLeaving out the "
+            f"{style.counted(len(refused), 'problem')} marked † {told} the order.\n\n"
+            + board_table(fair)
         )
     elif len(refused):
         sections.append("The fairness gate refuses every problem: nothing is left without them.\n")

@@ -81,7 +81,7 @@ def test_the_board_by_hand_with_and_without_what_is_refused(made):
     assert fair.score.to_dict() == pytest.approx({"laprop": 1, "adam": slow, "signsgd": 0})
     assert every["reaches"].to_dict() == {"laprop": 0.5, "signsgd": 0.5, "adam": 1}
     text = (folder / "README.md").read_text()
-    assert "Leaving out the 1 problems marked † changes the order" in text
+    assert "Leaving out the 1 problem marked † changes the order" in text
     assert "b_style, †" in text and "the trials differ" in text
     for number in every.score:
         assert f"{number:.2f} (" in text
@@ -106,6 +106,10 @@ def test_the_figure_can_be_read(made):
     tables = leaderboard.tabulate(leaderboard.read(folder.parent.parent, "quick"))
     drawn = board.draw(tables.ranking, tables.profile, tables.board, "quick")
     assert style.clashes(drawn) == []
+    assert "3 problems of 2 experiments" in drawn.texts[-1].get_text()
+    one = tables.ranking[tables.ranking.experiment == "b_style"]
+    caption = board.draw(one, tables.profile, tables.board, "quick").texts[-1].get_text()
+    assert "1 problem of 1 experiment," in caption.replace("\n", " ")
     assert all(ax.get_xlabel() for ax in drawn.axes)
     assert {p.name for p in folder.iterdir()} >= {"figure.png", "figure.pdf", "figure.svg"}
 

@@ -26,7 +26,6 @@ from scripts.figures import style
 
 REFERENCE = ROOT / "results" / "reference"
 EXPERIMENT, FOLDER = "published", "authors"  # results/published/authors/
-LABEL = "authors, n = 1"
 DISTANCES = "distance_to_published.csv"  # what a figure module may write beside its tables
 LAST_TENTH = 0.9  # from this fraction of the updates on
 

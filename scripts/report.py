@@ -216,7 +216,7 @@ def to_markdown(found: Sequence[Section], ranked: Sequence[Board]) -> str:
         (
             "Each claim of the LaProp paper and how it fared here; what is no claim of the paper says "
             "so. Effects come with 95% intervals. A claim with too few seeds, or whose comparison would "
-            f"not be fair, is inconclusive. {summary(table)}"
+            f"not be fair, is inconclusive. {judging.N_COUNTS} {summary(table)}"
         ),
         _claims_table(table),
         "# Experiment by experiment",
@@ -335,6 +335,7 @@ def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
     table = rows(found)
     return environment.from_string(TEMPLATE.read_text()).render(
         rows=table,
+        n_counts=judging.N_COUNTS,
         summary=summary(table),
         sections=found,
         sentences={claim.id: claim for claim in CLAIMS},

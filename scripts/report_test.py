@@ -52,6 +52,12 @@ def test_every_claim_is_there_with_its_verdict(copy) -> None:
         assert f'id="{section.place}"' in page
 
 
+def test_the_report_says_what_its_n_counts(copy) -> None:
+    """128 trials on 200 report seeds: n is 128."""
+    for name in ("REPORT.md", "index.html"):
+        assert "where trials are resampled beside them" in (copy / name).read_text()
+
+
 def test_a_changed_verdict_changes_the_report(copy, tmp_path) -> None:
     shutil.copytree(copy, tmp_path / "results")
     path = tmp_path / "results" / "uv_plane" / "quick" / "claims.csv"

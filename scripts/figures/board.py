@@ -142,7 +142,8 @@ def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
     n = f"{low}" if low == high else f"{low} to {high}"
     refused, few = int((each.refused != "").sum()), int(each.few_seeds.sum())
     text = (
-        f"n = {n} seeds; {len(each)} problems of {each.experiment.nunique()} experiments, each "
+        f"n = {n} seeds; {style.counted(len(each), 'problem')} of "
+        f"{style.counted(each.experiment.nunique(), 'experiment')}, each "
         "experiment one unit of weight. Steps: restricted mean over seeds, one that does not "
         "reach the target counting as the horizon; never (open): with no seed. Bands and bars: 95% "
         f"bootstrap intervals over seeds, for these problems, as wide as {low} seeds ask for."

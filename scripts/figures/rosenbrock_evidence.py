@@ -20,9 +20,6 @@ from scripts.judging import number
 Arms = Mapping[tuple[str, float, str], pd.Series]
 
 
-# first, and returns what `judge` needs.
-
-
 def alike(
     arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
 ) -> dict[str, Any]:
