@@ -22,11 +22,28 @@ def test_a_fused_form_without_a_compiler_is_refused_before_the_run(tmp_path, mon
     assert error.count("\n") == 1 and not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.parametrize("flag", ["--config-dir=conf", "--config-name", "--multi-run", "-x"])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_an_option_that_there_is_not_runs_nothing_and_says_so(tmp_path, capsys, flag, sweep):
+    assert main([*sweep, flag, "optimizer=adam", "steps=1", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {flag}: unknown option; --help, -m or key=value expected\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_is_no_class_is_one_line(tmp_path, capsys):
+    assert main(["task._target_=tasks.rosenbrock", "steps=1", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: task=rosenbrock: ") and error.count("\n") == 1
+    assert "tasks.rosenbrock" in error
+
+
 BAD_ARGUMENTS = {
-    "task.sigma=0.08": "task.sigma=0.08: a list of finite noise levels >= 0 expected",
-    "task.sigma=[a]": "task.sigma=['a']: a list of finite",
+    "task.sigma=0.08": "task.sigma=0.08: a list of different finite levels >= 0 expected",
+    "task.sigma=[a]": "task.sigma=['a']: a list of different finite levels >= 0 expected",
+    "task.sigma=[0.1,0.1]": "task.sigma=[0.1, 0.1]: a list of different finite levels >= 0 expected",
     "task.start=[0]": "task.start=[0]: a list of two finite coordinates expected",
-    "task.tol=-1": "task.tol=-1: a number > 0 expected",
+    "task.tol=-1": "task.tol=-1: a finite number > 0 expected",
     "task.path=5": "task.path=5: true or false expected",
     "optimizer.amsgrad=5": "optimizer.amsgrad=5: true or false expected",
     "+foo=1": "'+foo=1': keys are changed, not added or removed",
@@ -134,7 +151,10 @@ def test_what_all_runs_of_a_sweep_are_refused_for_is_told_once(tmp_path, capsys)
     sweep = ["-m", "experiment=rosenbrock_noise", "scale=smoke", f"results_dir={tmp_path}"]
     assert main([*sweep, "task.tol=-2", "tracking=disabled"]) == 1
     said = capsys.readouterr()
-    assert said.err == "rosenbrock laprop lr=0.01 and 35 more: task.tol=-2: a number > 0 expected\n"
+    assert (
+        said.err
+        == "rosenbrock laprop lr=0.01 and 35 more: task.tol=-2: a finite number > 0 expected\n"
+    )
     assert "36 runs: 36 missing" in said.out and "missing: 31 more" in said.out
     assert len(said.out.splitlines()) == 8
 

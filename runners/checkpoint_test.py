@@ -42,7 +42,7 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
     assert table([job]) == table([other])
 
 
-@pytest.mark.parametrize("change", ["package", "device"])
+@pytest.mark.parametrize("change", ["package", "device", "threads"])
 def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_with(tmp_path, capsys, change):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     folder = job.config.folder
@@ -54,12 +54,14 @@ def test_a_checkpoint_of_another_arithmetic_is_not_gone_on_with(tmp_path, capsys
     assert (folder / "checkpoint.pt").exists()
     first, _, rest = (folder / record.FILE_NAME).read_text().partition("\n")
     about = json.loads(first)
-    about["packages" if change == "package" else "hardware"] |= (
-        {"torch": "2.0.0"} if change == "package" else {"device": "cuda:0"}
-    )
+    where, other, made = {
+        "package": ("packages", {"torch": "2.0.0"}, "torch 2.0.0"),
+        "device": ("hardware", {"device": "cuda:0"}, "device cuda"),
+        "threads": ("hardware", {"threads": 77}, "77 threads"),
+    }[change]
+    about[where] |= other
     (folder / record.FILE_NAME).write_text(json.dumps(about) + "\n" + rest + " " * len(first))
     assert run(job.config) == record.COMPLETED
-    made = "torch 2.0.0" if change == "package" else "device cuda"
     assert f"checkpoint made with {made}, which is another here" in capsys.readouterr().err
 
 

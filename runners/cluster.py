@@ -180,7 +180,10 @@ def queued(results_dir: Path) -> dict[str, str]:
     if there is None:
         return found
     for file in files:
-        keys = json.loads(file.read_bytes())
+        try:
+            keys = json.loads(file.read_bytes())
+        except (OSError, ValueError):  # another sweep has deleted it, or is writing it
+            continue
         mine = {job: keys[job] for job in keys if job in there}
         for job, its in mine.items():
             state, reason = there[job]
@@ -260,8 +263,12 @@ def _in_queue() -> dict[str, tuple[str, str]] | None:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    return {job: (state, reason) for job, state, reason in lines if state not in ENDED}
+    found = {}
+    for line in done.stdout.splitlines():
+        job, state, *reason = line.split(maxsplit=2)  # there may be none
+        if state not in ENDED:
+            found[job] = (state, *(reason or ["no reason"]))
+    return found
 
 
 def _answer(job: Any) -> list[str]:

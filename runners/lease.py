@@ -23,7 +23,8 @@ RENEW_SECONDS = SECONDS / 6
 
 
 class LeaseLost(Exception):
-    """The lease expired and another process has it: what this one writes would be a second run."""
+    """The lease expired and another process has it: what this one writes would be a second run.
+    Or its folder was deleted."""
 
 
 class Lease:
@@ -37,9 +38,12 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise LeaseLost if another process has taken over; call it before writing."""
-        if _greatest(self._folder) > self._number:  # by one, or by several in turn
-            raise LeaseLost(f"{self._folder}: another process has taken over")
+        """Raise LeaseLost if another process has taken over, or the folder is gone; call it before
+        writing."""
+        greatest = _greatest(self._folder)
+        if greatest != self._number:  # taken over by one, or by several in turn
+            why = "another process has taken over" if greatest else "it was deleted"
+            raise LeaseLost(f"{self._folder}: {why}")
 
     def give_back(self) -> None:
         self._done.set()

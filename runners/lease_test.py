@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -94,6 +95,16 @@ def test_who_comes_back_after_two_others_is_told(tmp_path):
                 assert taker
         with pytest.raises(LeaseLost, match="another process has taken over"):
             sleeper.check()
+
+
+def test_a_folder_that_was_deleted_is_not_held(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with hold(folder) as held:
+        held.check()
+        shutil.rmtree(folder)
+        with pytest.raises(LeaseLost, match="it was deleted"):
+            held.check()
 
 
 def test_it_is_renewed(tmp_path, monkeypatch):

@@ -47,13 +47,26 @@ def test_a_killed_job_and_the_same_command_again(tmp_path, monkeypatch):
     assert record.read_record(folder).damaged == []
 
 
-def test_a_warning_before_a_run_has_begun_stops_it_too(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP])
+def test_a_warning_before_a_run_has_begun_stops_it_too(tmp_path, number):
     (job,) = plan([*SWEEP, "steps=400", f"results_dir={tmp_path}"])
+    before = signal.signal(number, lambda *_: None)  # it goes on to whoever was there
     with stop_signals() as stop:
-        signal.raise_signal(signal.SIGUSR1)  # while a job imports, say
+        signal.raise_signal(number)  # while a job imports, or as the terminal is closed
         assert stop() and run(job.config) == "interrupted"
+    signal.signal(number, before)
     assert record.read_record(job.config.folder).status["step"] < 400
     assert run(job.config) == "completed"
+
+
+def test_after_nohup_the_end_of_the_terminal_is_not_heard():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,12 @@ def made_by_other_code(folder: Path) -> bool:
 def other_arithmetic(folder: Path, device: Any) -> str | None:
     """What of those that decide the last bits was another when the record in ``folder`` was begun."""
     first = record.read_first_line(folder) or {}
-    began = str(first.get("hardware", {}).get("device", device)).partition(":")[0]
+    there, here = first.get("hardware", {}), hardware(device)
+    began = str(there.get("device", device)).partition(":")[0]
     if began != device.type:
         return f"device {began}"
+    if there.get("threads", here.get("threads")) != here.get("threads"):  # launchers differ in it
+        return f"{there['threads']} threads"
     for name, version in first.get("packages", {}).items():
         if name in ARITHMETIC and version != importlib.metadata.version(name):
             return f"{name} {version}"
@@ -141,8 +144,10 @@ def hardware(device: Any) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": str(device),
     }
-    if device.type == "cuda":
-        import torch
+    import torch
 
+    if device.type == "cpu":
+        found["threads"] = torch.get_num_threads()  # the order of sums depends on it
+    if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found

@@ -26,7 +26,10 @@ from runners.lease import Lease, LeaseLost, hold
 CHECKPOINT = "checkpoint.pt"
 TASK_FOLDER = "task"
 RUNNING = "running"  # what a run is for everybody else while another process holds its lease
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # "save and stop"
+# "save and stop"; HUP is the terminal's end
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+HYDRAS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package",
+          "-i", "--info")  # fmt: skip  # flags that Hydra answers, without a run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -50,6 +53,8 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
     if not distributed.is_first():
         return _follow(config, task, optimizer, schedule)
     config.folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(config.folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"results_dir: {config.folder} cannot be written: no permission")
     try:
         with stop_signals() as stop, hold(config.folder) as lease:
             if lease is None:
@@ -217,6 +222,8 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
 @contextmanager
 def _arguments_checked(group: str, name: str, values: dict[str, Any]) -> Iterator[None]:
     """What a constructor says of its arguments, as the one line that a user needs."""
+    from hydra.errors import InstantiationException
+
     chosen = values[group]
     _check_target(group, name, chosen)
     try:
@@ -224,7 +231,8 @@ def _arguments_checked(group: str, name: str, values: dict[str, Any]) -> Iterato
     except Exception as error:
         cause = error.__cause__ or error  # hydra wraps what a constructor raises
         # RuntimeError: fused optimizers say with it what the machine or the parameters lack
-        bad_input = (TypeError, ValueError, ImportError, OSError)
+        # hydra's own: a target that is no class
+        bad_input = (TypeError, ValueError, ImportError, OSError, InstantiationException)
         if not isinstance(cause, (*bad_input, RuntimeError) if group == "optimizer" else bad_input):
             raise
         text = " ".join(str(cause).split())
@@ -278,7 +286,11 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     note.stop = stop
     try:
-        before = {number: signal.signal(number, note) for number in STOPS}
+        before = {
+            number: signal.signal(number, note)
+            for number in STOPS
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
+        }  # nohup
     except ValueError:  # not the main thread: whoever started us handles the signals
         yield lambda: False
         return
@@ -310,9 +322,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0 fine, 1 something failed, 2 bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     overrides = [a for a in arguments if a not in ("-m", "--multirun")]
-    if any(a.startswith("-") for a in overrides):
+    flags = [a for a in overrides if a.startswith("-")]
+    if flags and all(a.partition("=")[0] in HYDRAS for a in flags):
         return _hydra(arguments)
     try:
+        if flags:
+            raise ConfigError(f"{flags[0]}: unknown option; --help, -m or key=value expected")
         if len(overrides) < len(arguments):
             if distributed.processes() > 1:
                 raise ConfigError("-m: a sweep starts its own processes; without torchrun")

@@ -28,8 +28,9 @@ def snapshot(results_dir: Path) -> Path:
         (temporary / COMMIT_FILE).write_text(code_version()["commit"])
         temporary.chmod(0o755)
         os.rename(temporary, folder)
-    except FileExistsError:  # another sweep was faster
-        pass
+    except OSError:
+        if not folder.exists():  # or another sweep was faster
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

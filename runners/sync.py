@@ -37,7 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{len(folders)} runs, {len(sessions)} sessions to upload, {len(busy)} runs still at work"
     )
-    left = upload(sessions, at_once)
+    try:
+        left = upload(sessions, at_once)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     for session in left[:NAMED]:
         print(f"not uploaded: {session}", file=sys.stderr)
     if len(left) > NAMED:
@@ -76,7 +80,7 @@ def _runs(arguments: Sequence[str]) -> tuple[list[Path], int]:
             overrides.append(text)
             continue
         at_once = override.value()
-        if not isinstance(at_once, int) or at_once < 1:
+        if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
             raise ConfigError(f"{text}: a whole number >= 1 expected")
     if any(not text.startswith("results_dir=") for text in overrides):
         return [job.config.folder for job in plan(overrides)], at_once
