@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from scripts import profiles
 from scripts.figures import hover, style
 from scripts.figures.training import pick
+from scripts.statistics import MIN_SEEDS
 
 ALL, FAIR = "all", "not refused"
 
@@ -138,15 +139,22 @@ def _powers_of_two(ax: Axes, last: float) -> None:
 
 def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
     each = ranking.drop_duplicates("problem")
+    few = int(each.few_seeds.sum())
+    each = each if few == len(each) else each[~each.few_seeds]  # those on the board
     low, high = int(each.n.min()), int(each.n.max())
     n = f"{low}" if low == high else f"{low} to {high}"
-    refused, few = int((each.refused != "").sum()), int(each.few_seeds.sum())
+    refused = int((each.refused != "").sum())
+    bands = style.interval_text(
+        low,
+        "bands and bars: 95% bootstrap intervals over seeds, for these problems, as wide as "
+        f"{low} seeds ask for",
+    )
     text = (
         f"n = {n} seeds; {style.counted(len(each), 'problem')} of "
         f"{style.counted(each.experiment.nunique(), 'experiment')}, each "
         "experiment one unit of weight. Steps: restricted mean over seeds, one that does not "
-        "reach the target counting as the horizon; never (open): with no seed. Bands and bars: 95% "
-        f"bootstrap intervals over seeds, for these problems, as wide as {low} seeds ask for."
+        "reach the target counting as the horizon; never (open): with half of the seeds or "
+        f"fewer; {bands}."
     )
     if refused:
         text += (
@@ -159,5 +167,6 @@ def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
             "; without these the order is the same." if second else "."
         )  # fmt: skip
     if few:
-        text += f" *: fewer than 10 seeds, {few} of them."
+        there = "" if each.few_seeds.all() else ", not in a and b"
+        text += f" *: fewer than {MIN_SEEDS} seeds{there}."
     return textwrap.fill(text, 142)

@@ -164,7 +164,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
              f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
             (f"{config['warmup']:,} of warm-up; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} for all with two betas. "
              f"Learning rate of each from {style.counted(tuning, 'other seed')} (ringed). Lines in a: medians,"),
-            ("bands: quartiles; bars in b: 95% bootstrap intervals of the mean, marks shifted "
+            ("bands: quartiles; in b "
+             f"{style.interval_text(n, 'bars: 95% bootstrap intervals of the mean')}, marks shifted "
              "sideways. Dotted: the best that looks at no context."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig

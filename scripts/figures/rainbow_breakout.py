@@ -177,7 +177,7 @@ def _scores(ax: Any, scores: pd.DataFrame, published: pd.DataFrame, short: bool)
 def _caption(curves: pd.DataFrame, config: Config) -> str:
     seeds = int(curves.n.min())
     mu, nu = config["betas"]
-    band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
+    band = style.interval_text(seeds, "bands and bars: its 95% bootstrap interval")
     text = (
         f"Scale {config['scale']}: n = {style.counted(seeds, 'seed')}, {config['agent_steps']:,} agent steps; lr "
         f"{config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), nothing is tuned. Lines: interquartile mean "

@@ -145,7 +145,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
 def _caption(curves: pd.DataFrame, config: Config) -> str:
     seeds = int(curves.n.min())
     mu, nu = config["betas"]
-    band = "bands and bars: its 95% bootstrap interval" if seeds > 1 else "one seed, no interval"
+    band = style.interval_text(seeds, "bands and bars: its 95% bootstrap interval")
     text = (
         f"Scale {config['scale']}{config['note']}: n = {style.counted(seeds, 'seed')}, {config['agent_steps']:,} agent steps; "
         f"lr {config['lr']:g}, (μ, ν) = ({mu:g}, {nu:g}), ε = {config['eps']:g} for all that have "

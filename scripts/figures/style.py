@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 
 from runners.collect import write_atomically
 from scripts.figures import hover
+from scripts.statistics import MIN_INTERVAL
 
 
 class Mark(NamedTuple):
@@ -116,6 +117,13 @@ def values_text(tidy: Any, *columns: str) -> str:
 def counted(n: int, noun: str) -> str:
     """1 seed, 10 seeds."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def interval_text(n: int, words: str) -> str:
+    """For a caption: ``words`` on intervals over n seeds, or that these are too few for any."""
+    return (
+        words if n >= MIN_INTERVAL else f"no intervals, for which {counted(n, 'seed')} are too few"
+    )
 
 
 def dodged(
