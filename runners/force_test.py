@@ -1,5 +1,7 @@
 """force=true, and runs that cannot begin."""
 
+import errno
+import os
 import shutil
 
 from runners import record
@@ -33,6 +35,25 @@ def test_a_forced_sweep_starts_over_once_and_loses_nothing_where_it_cannot_start
     assert "4 runs, 0 finished before, 4 to do" in capsys.readouterr().out
     new = [record.version(job.config.folder) for job in jobs]
     assert not set(new) & set(old) and table(jobs) == before
+    assert not list(tmp_path.rglob("*.before"))
+
+
+def test_what_was_set_aside_comes_back_where_the_next_cannot_be(tmp_path, capsys, monkeypatch):
+    overrides = small(tmp_path)
+    assert main(["-m", *overrides]) == 0
+    jobs = plan(overrides)
+    old = [record.version(job.config.folder) for job in jobs]
+    stuck, replace = str(jobs[1].config.folder / record.FILE_NAME), os.replace
+
+    def refusing(source, target):
+        if str(source) == stuck:
+            raise OSError(errno.EROFS, "Read-only file system", stuck)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    assert main(["-m", *overrides, "force=true"]) == 2
+    assert capsys.readouterr().err == f"error: force=true: {stuck}: Read-only file system\n"
+    assert [record.version(job.config.folder) for job in jobs] == old
     assert not list(tmp_path.rglob("*.before"))
 
 

@@ -70,13 +70,16 @@ def _started_over(jobs: Sequence[Job]) -> Iterator[None]:
     not begin, as a task cannot be built, say, or the launcher refuses its settings."""
     names = (record.FILE_NAME, CHECKPOINT)
     folders = [job.config.folder for job in jobs if job.config.folder.exists()]
-    for folder in folders:
-        with hold(folder) as lease:
-            for name in names if lease else ():
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(folder / name, _before(folder / name))
-    back = False  # after Ctrl-C all stays aside: the jobs, or the next command, go on with it
+    back = True
     try:
+        for folder in folders:
+            try:
+                _set_aside(folder, names)
+            except OSError as error:
+                raise ConfigError(
+                    f"force=true: {error.filename or folder}: {error.strerror}"
+                ) from None
+        back = False  # after Ctrl-C all stays aside: the jobs, or the next command, go on with it
         yield
         back = True
     except ConfigError:
@@ -91,6 +94,13 @@ def _started_over(jobs: Sequence[Job]) -> Iterator[None]:
                     before.unlink(missing_ok=True)
                 elif back and before.exists():
                     os.replace(before, folder / name)
+
+
+def _set_aside(folder: Path, names: Sequence[str]) -> None:
+    with hold(folder) as lease:
+        for name in names if lease else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / name, _before(folder / name))
 
 
 def _before(file: Path) -> Path:

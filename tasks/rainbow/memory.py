@@ -26,7 +26,8 @@ def available_bytes(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
     for limit, used, stat, cached in CONTAINERS:
-        with suppress(OSError, ValueError, KeyError):  # no container of this version, or no limit ("max")
+        # no container of this version, or no limit ("max")
+        with suppress(OSError, ValueError, KeyError):
             left = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
             # cached files count as used, and are dropped when memory is needed
             kinds = dict(line.split() for line in (CGROUP / stat).read_text().splitlines())
