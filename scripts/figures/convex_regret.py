@@ -329,8 +329,13 @@ def _caption(powers: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str:
     betas = " and ".join(f"({mu:g}, {nu:g})" for mu, nu in noisy)
     large, surplus = config["large"], config["surplus"]
     p = (1 + surplus) / (large["reddi_stochastic"] + 1)
-    edges = pick(tuning, tuning.edge.astype(bool))[["optimizer", "setting"]].to_numpy()
-    edge = "; ".join(f"{_look(optimizer).label} ({setting})" for optimizer, setting in edges)
+    edges = pick(tuning, tuning.edge.astype(bool))
+    settings = list(dict.fromkeys(powers.setting))
+    edge = "; ".join(
+        f"{letter}: {', '.join(_look(name).label for name in part.optimizer)}"
+        for letter, setting in zip("abcde", settings, strict=False)
+        if len(part := pick(edges, edges.setting == setting))
+    )
     text = (
         f"Scale {config['scale']}. a, b: losses C x, −x, −x in turn, C = {large['reddi']:g}, on "
         f"[−1, 1] from x = 1, ν = {', '.join(f'{nu:g}' for nu in nus)}; nothing is random: no "
