@@ -28,8 +28,9 @@ TASK_FOLDER = "task"
 RUNNING = "running"  # what a run is for everybody else while another process holds its lease
 # "save and stop"; HUP is the terminal's end
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# flags that Hydra answers, without a run
 HYDRAS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package",
-          "-i", "--info")  # fmt: skip  # flags that Hydra answers, without a run
+          "-i", "--info")  # fmt: skip
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -286,11 +287,9 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     note.stop = stop
     try:
-        before = {
-            number: signal.signal(number, note)
-            for number in STOPS
-            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
-        }  # nohup
+        heard = [number for number in STOPS  # after nohup the end of the terminal is not
+                 if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)]  # fmt: skip
+        before = {number: signal.signal(number, note) for number in heard}
     except ValueError:  # not the main thread: whoever started us handles the signals
         yield lambda: False
         return

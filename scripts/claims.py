@@ -1,7 +1,8 @@
 """The claims of the paper as data, each with what would support and what would contradict it.
 
-All of it, the thresholds too, was fixed before the experiment was run at its reported scales, but for
-what ``note`` says of single claims. `scripts/judging.py` turns evidence into a verdict, `scripts/fairness.py` refuses rankings.
+All of it, the thresholds too, was fixed before the experiment was run at its reported scales, but
+for what ``note`` says of single claims. `scripts/judging.py` turns evidence into a verdict,
+`scripts/fairness.py` refuses rankings.
 """
 
 from dataclasses import dataclass

@@ -87,11 +87,7 @@ def test_a_file_edited_by_hand_is_named_and_nothing_is_written(
     shutil.copytree(copy, tmp_path / "results")
     path = tmp_path / "results" / "uv_plane" / "quick" / name
     path.write_text(content or path.read_text().replace("supported", "suported"))
-    before = state_of(tmp_path)
-    assert report.main([f"results_dir={tmp_path / 'results'}"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and words in error and error.count("\n") == 1
-    assert state_of(tmp_path) == before
+    assert words in refused(tmp_path / "results", capsys)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +110,19 @@ def test_a_missing_or_torn_file_is_named_and_nothing_is_written(
         path.write_bytes(damage(path.read_bytes()))
     else:
         path.unlink()
-    before = state_of(tmp_path)
-    assert report.main([f"results_dir={tmp_path / 'results'}"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {path}: {words}; ") and error.count("\n") == 1
+    error = refused(tmp_path / "results", capsys)
+    assert error.startswith(f"error: {path}: {words}; ")
     assert "python -m scripts.figures rainbow_breakout scale=quick" in error
-    assert state_of(tmp_path) == before
+
+
+def refused(results: Path, capsys) -> str:
+    """The one line that the report refuses ``results`` with; nothing is written."""
+    before = state_of(results)
+    assert report.main([f"results_dir={results}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert state_of(results) == before
+    return error
 
 
 def state_of(folder: Path) -> dict[Path, int]:
