@@ -201,13 +201,26 @@ def _final_lr(lr: Any, group: dict[str, Any]) -> Any:
 
 def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Factors:
     """Count the step."""
+    step = tensors.steps[i].add_(stepping.ONE).item()
+    return _at_step(step, tensors.params[i].dtype, lr, group)
+
+
+def _advance_all(tensors: _Tensors, lr: float, group: dict[str, Any]) -> list[_Factors]:
+    """The same for all parameters, computed once for those that are at one point."""
+    stepping.count_(tensors.steps)
+    dtypes = [param.dtype for param in tensors.params]
+    points = list(zip(stepping.read(tensors.steps), dtypes, strict=True))
+    factors = {point: _at_step(*point, lr, group) for point in set(points)}
+    return [factors[point] for point in points]
+
+
+def _at_step(t: float, dtype: torch.dtype, lr: float, group: dict[str, Any]) -> _Factors:
     (beta1, beta2), gamma, final_lr = group["betas"], group["gamma"], _final_lr(lr, group)
-    t = tensors.steps[i].add_(stepping.ONE).item()
     size = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     low = final_lr * (1 - 1 / (gamma * t + 1))
     high = final_lr * (1 + 1 / (gamma * t))
     # Where low or high underflow or the quotient overflows, the bound is beyond every denominator.
-    top = torch.finfo(tensors.params[i].dtype).max
+    top = torch.finfo(dtype).max
     least, most = (min(size / bound, top) if bound else top for bound in (high, low))
     return _Factors(size, least, most)
 
@@ -282,7 +295,7 @@ def _graph_adabound(tensors: _Tensors, group: dict[str, Any]) -> None:
 
 def _multi_tensor_adabound(tensors: _Tensors, group: dict[str, Any]) -> None:
     lr, (beta1, beta2), weight_decay = float(group["lr"]), group["betas"], group["weight_decay"]
-    factors = [_advance(tensors, i, lr, group) for i in range(len(tensors.params))]
+    factors = _advance_all(tensors, lr, group)
     for (size, least, most), bucket in stepping.buckets(tensors[:5], factors):
         params, grads, exp_avgs, exp_avg_sqs, largest = bucket
         if group["maximize"]:

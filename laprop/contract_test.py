@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
-from laprop import AdaBound, LaProp, SignSGD, adabound, laprop, signsgd, stepping
+from laprop import AdaBound, LaProp, SignSGD, adabound, fused, laprop, signsgd, stepping
 
 # name: (class, options)
 VARIANTS = {
@@ -149,6 +149,7 @@ def test_switches_choose_the_form(kind, monkeypatch):
         monkeypatch.setitem(
             module._FORMS, form, lambda tensors, group, form=form: called.append(form)
         )
+    monkeypatch.setattr(fused, "step", lambda *_: called.append("fused"))
     for name in [name for name in FORMS if has(kind, name)]:
         params = parameters(torch.float32)
         train(kind(params, **FORMS[name]), params, 1)

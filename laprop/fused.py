@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ TABLES = (
     "param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_mean_avg_beta2",
     "step", "exp_avg_lr_1", "exp_avg_lr_2",
 )  # fmt: skip
+
+_dtype = attrgetter("dtype")
 
 
 class Arguments(ctypes.Structure):
@@ -90,107 +93,134 @@ def check_device(param: Tensor) -> None:
         )
 
 
-def step(tables: Sequence[list[Tensor]], group: dict[str, Any]) -> None:
+class Part:
+    """At most ``CAPACITY`` parameters of one device and type, which one call of the kernel serves."""
+
+    def __init__(self, places: list[int], tables: Sequence[list[Tensor]]) -> None:
+        self.places = places  # in the group
+        self.device, self.dtype = tables[0][0].device, tables[0][0].dtype
+        numbers = 2 if self.dtype.is_complex else 1
+        ends = list(accumulate((numbers * t.numel() for t in tables[0]), initial=0))
+        self.count, self.total = len(places), ends[-1]
+        self.arguments = Arguments(count=self.count)
+        self.arguments.first[: len(ends)] = ends
+        for name, table in zip(TABLES, tables, strict=True):
+            self.point(name, list(map(Tensor.data_ptr, table)))
+
+    def point(self, name: str, addresses: list[int]) -> None:
+        getattr(self.arguments, name)[: len(addresses)] = addresses
+
+
+class Kept:
+    """What a group's step leaves for the next: what the kernel is told, which stays as it is but
+    for the gradients and the options, as long as the tensors ``looked_at`` stay where they are."""
+
+    def __init__(self) -> None:
+        self.looked_at: list[list[Any]] = []
+        self.parts: list[Part] = []
+
+
+@torch.compiler.disable
+def step(tables: Sequence[list[Tensor]], group: dict[str, Any], kept: Kept) -> None:
     """One step of all parameters of a group.
 
     Args:
         tables: the lists of tensors in the order of ``TABLES``; those of the maximum and of the
             mean are empty where the option is off.
         group: the options of the parameter group.
+        kept: by the last step of the group.
 
     Raises:
         RuntimeError: no compiler, or tensors of one parameter differ in device, type or size.
     """
+    params, grads = tables[:2]
+    # All but the gradients, which a backward pass makes anew, with the type of their parameters.
+    looked_at: list[list[Any]] = [list(map(Tensor.data_ptr, table)) for table in tables]
+    addresses, looked_at[1] = looked_at[1], list(map(_dtype, grads))
+    looked_at += [list(map(_dtype, params)), list(map(Tensor.numel, params))]
+    # A parameter can be laid out anew in the same place; a gradient be any view.
+    plain = all(map(Tensor.is_contiguous, params)) and _plain(grads)
+    if plain and looked_at == kept.looked_at:
+        for part in kept.parts:
+            part.point("grad", [addresses[place] for place in part.places])
+            _launch(part, group)
+    else:
+        kept.looked_at = []
+        tables, written_back = _flat(tables)
+        kept.parts = _parts(tables)
+        for part in kept.parts:
+            _launch(part, group)
+        for original, used in written_back:
+            original.copy_(used)
+        if not written_back:  # else the addresses are those of copies
+            kept.looked_at = looked_at
+    torch.autograd.graph.increment_version(params)
+
+
+def _parts(tables: Sequence[list[Tensor]]) -> list[Part]:
     places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, param in enumerate(tables[0]):
         places.setdefault((param.device, param.dtype), []).append(place)
-    for (device, dtype), chosen in places.items():
-        some = tables
-        if len(places) > 1:
-            some = [[table[place] for place in chosen] if table else table for table in tables]
-        for start in range(0, len(chosen), CAPACITY):
-            part = slice(start, start + CAPACITY)
-            _step_alike([table[part] for table in some], device, dtype, group)
+    return [
+        Part(some, [[table[place] for place in some] if table else [] for table in tables])
+        for chosen in places.values()
+        for start in range(0, len(chosen), CAPACITY)
+        if (some := chosen[start : start + CAPACITY])
+    ]
 
 
-def _step_alike(
-    tables: Sequence[list[Tensor]],
-    device: torch.device,
-    dtype: torch.dtype,
-    group: dict[str, Any],
-) -> None:
-    """At most ``CAPACITY`` parameters of one device and type."""
-    params, count = tables[0], len(tables[0])
-    tables, written_back = _flat(tables, device, dtype)
+def _launch(part: Part, group: dict[str, Any]) -> None:
+    device, arguments = part.device, part.arguments
     lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
-    factors = torch.empty(4 * count, dtype=torch.float64, device=device)
-    arguments = Arguments(
-        beta1=beta1,
-        beta2=beta2,
-        rest1=1 - beta1,
-        rest2=1 - beta2,
-        eps=group["eps"],
-        scale_before=weight_decay if group["decay_by_lr"] else 0.0,
-        scale_after=1.0 if group["decay_by_lr"] else 1 - weight_decay,
-        sign=-1.0 if group["maximize"] else 1.0,
-        factors=factors.data_ptr(),
-        count=count,
-    )
+    factors = torch.empty(4 * part.count, dtype=torch.float64, device=device)
+    arguments.beta1, arguments.beta2 = beta1, beta2
+    arguments.rest1, arguments.rest2 = 1 - beta1, 1 - beta2
+    arguments.eps = group["eps"]
+    arguments.scale_before = weight_decay if group["decay_by_lr"] else 0.0
+    arguments.scale_after = 1.0 if group["decay_by_lr"] else 1 - weight_decay
+    arguments.sign = -1.0 if group["maximize"] else 1.0
+    arguments.factors = factors.data_ptr()
     if isinstance(lr, Tensor):
         lr = lr.to(device=device, dtype=torch.float64)
         arguments.lr_address = lr.data_ptr()
     else:
-        arguments.lr = lr
-    numbers = 2 if dtype.is_complex else 1
-    ends = list(accumulate((numbers * param.numel() for param in params), initial=0))
-    arguments.first[: count + 1] = ends
-    for name, table in zip(TABLES, tables, strict=True):
-        if table:
-            getattr(arguments, name)[:count] = list(map(Tensor.data_ptr, table))
+        arguments.lr, arguments.lr_address = lr, 0
 
-    options = (SCALARS[dtype], group["amsgrad"], group["centered"])
+    options = (SCALARS[part.dtype], group["amsgrad"], group["centered"])
     if device.type == "cpu":
-        arguments.workers = max(1, min(torch.get_num_threads(), ends[-1] // CPU_STRETCH))
+        arguments.workers = max(1, min(torch.get_num_threads(), part.total // CPU_STRETCH))
         _cpu_kernel(*options)(ctypes.byref(arguments))
     else:
-        arguments.workers = max(1, -(-ends[-1] // GPU_STRETCH))
+        arguments.workers = max(1, -(-part.total // GPU_STRETCH))
         advance, update = _cuda_kernels(*options, device.index)
         with torch.cuda.device(device):
-            _launch(advance, -(-count // GPU_BLOCK), arguments)
-            _launch(update, arguments.workers, arguments)
-    for kept, used in written_back:
-        kept.copy_(used)
-    torch.autograd.graph.increment_version(params)
+            advance(-(-part.count // GPU_BLOCK), arguments)
+            update(arguments.workers, arguments)
 
 
 def _flat(
-    tables: Sequence[list[Tensor]], device: torch.device, dtype: torch.dtype
-) -> tuple[list[list[Tensor]], list[tuple[Tensor, Tensor]]]:
+    tables: Sequence[list[Tensor]],
+) -> tuple[Sequence[list[Tensor]], list[tuple[Tensor, Tensor]]]:
     """Tensors whose elements lie in memory without gaps, in the same order for each parameter.
 
     Where that is not so already, a copy takes part; the pairs say what to write back afterwards.
     """
     moments = [table for table in tables[:6] if table]
-    sizes = list(map(Tensor.numel, moments[0]))
-    for table in moments:
-        if not (
-            {tensor.dtype for tensor in table} == {dtype}
-            and {tensor.device for tensor in table} == {device}
-            and list(map(Tensor.numel, table)) == sizes
-        ):
-            raise RuntimeError(
-                "fused=True needs parameter, gradient and state alike in device, type and size"
-            )
+    kinds = [(param.device, param.dtype, param.numel()) for param in tables[0]]
+    if any([(t.device, t.dtype, t.numel()) for t in table] != kinds for table in moments):
+        raise RuntimeError(
+            "fused=True needs parameter, gradient and state alike in device, type and size"
+        )
     for table, number in zip(
         tables[6:], (torch.float32, torch.float64, torch.float64), strict=True
     ):
-        if {(tensor.device, tensor.dtype) for tensor in table} != {(device, number)}:
+        if [(t.device, t.dtype) for t in table] != [(device, number) for device, _, _ in kinds]:
             raise RuntimeError(
                 "fused=True was switched on after steps without it: the state moves with "
                 "optimizer.load_state_dict(optimizer.state_dict())"
             )
-    if all(_plain(table) for table in moments):
-        return list(tables), []
+    if all(map(_plain, moments)):
+        return tables, []
 
     copied = [list(table) for table in tables]
     written_back = []
@@ -300,8 +330,13 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="laprop-"))
 
 
+Launcher = Callable[[int, Arguments], None]  # with so many blocks
+
+
 @functools.cache
-def _cuda_kernels(scalar: int, amsgrad: bool, centered: bool, index: int) -> tuple[Any, Any]:
+def _cuda_kernels(
+    scalar: int, amsgrad: bool, centered: bool, index: int
+) -> tuple[Launcher, Launcher]:
     compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
     if compile_kernel is None:
         raise RuntimeError(
@@ -311,10 +346,11 @@ def _cuda_kernels(scalar: int, amsgrad: bool, centered: bool, index: int) -> tup
     options = ["--std=c++17", *_defines(scalar, amsgrad, centered)]
     try:
         with torch.cuda.device(index), _headers_not_needed():
-            return tuple(
+            advance, update = (
                 compile_kernel(source, name, nvcc_options=list(options))
                 for name in ("advance_all", "update_all")
-            )  # pyright: ignore[reportReturnType]
+            )
+            return _launcher(advance), _launcher(update)
     except OSError as error:
         raise RuntimeError(
             f"fused=True on CUDA: torch's compiler cannot be used ({error}); use fused=False"
@@ -335,14 +371,17 @@ def _headers_not_needed() -> Iterator[None]:
         cpp_extension.CUDA_HOME = toolkit
 
 
-def _launch(kernel: Any, blocks: int, arguments: Arguments) -> None:
-    """Torch's own launcher takes tensors and numbers, but no struct."""
+def _launcher(kernel: Any) -> Launcher:
+    """Torch's own takes tensors and numbers, but no struct."""
     from torch.cuda._utils import _check_cuda, _get_gpu_runtime_library
 
-    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-    stream = torch.cuda.current_stream()._as_parameter_
-    _check_cuda(
-        _get_gpu_runtime_library().cuLaunchKernel(
-            kernel.func, blocks, 1, 1, GPU_BLOCK, 1, 1, 0, stream, pointers, None
+    launch_kernel, function = _get_gpu_runtime_library().cuLaunchKernel, kernel.func
+
+    def launch(blocks: int, arguments: Arguments) -> None:
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        stream = torch.cuda.current_stream()._as_parameter_
+        _check_cuda(
+            launch_kernel(function, blocks, 1, 1, GPU_BLOCK, 1, 1, 0, stream, pointers, None)
         )
-    )
+
+    return launch

@@ -1,6 +1,8 @@
 """The fused form: its kernel over all layouts, types and states."""
 
+import copy
 import ctypes
+import weakref
 
 import pytest
 import torch
@@ -20,8 +22,9 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def follow(make, steps=12, **options):
-    """Fused and for-loop side by side; ``make`` gives parameters and functions that fill grads."""
+def follow(make, steps=12, between=lambda step, optimizer, params: None, **options):
+    """Fused and for-loop side by side; ``make`` gives parameters and functions that fill grads.
+    ``between`` is called before each step, when the gradients are there."""
     ends = []
     for form in ({"foreach": False}, {"fused": True}):
         params, give = make()
@@ -30,6 +33,7 @@ def follow(make, steps=12, **options):
             torch.manual_seed(step)
             for param, gradient in zip(params, give(), strict=True):
                 param.grad = gradient
+            between(step, optimizer, params)
             optimizer.step()
         ends.append((params, optimizer))
     (params, optimizer), (twins, other) = ends
@@ -105,6 +109,106 @@ def test_every_layout_of_parameter_and_gradient(layout, gradient):
         return [others[0], param, others[1]], lambda: [randn(6), one(), randn(3, 3)]
 
     follow(make)
+
+
+def relaid(tensor):
+    """The same numbers in the same memory, in another order."""
+    tensor.copy_(tensor.t().reshape(tensor.shape).clone())
+    return tensor.view(tensor.t().shape).t()
+
+
+def without_gradient(optimizer, params):
+    params[1].grad = None
+
+
+def other_gradient_layout(optimizer, params):
+    params[0].grad = params[0].grad.t().contiguous().t()
+
+
+def negated_gradient(optimizer, params):
+    params[0].grad = torch._neg_view(params[0].grad)
+
+
+def new_data(optimizer, params):
+    params[0].data = params[0].data.clone()
+
+
+def data_laid_out_anew(optimizer, params):
+    params[0].data = relaid(params[0].data)
+
+
+def new_state(optimizer, params):
+    state = optimizer.state[params[0]]
+    state["exp_avg"], state["exp_avg_lr_1"] = torch.zeros(4, 4).double(), torch.tensor(0.5).double()
+
+
+def new_data_of_state(optimizer, params):
+    for value in optimizer.state[params[0]].values():
+        value.data = value.data.clone()
+
+
+def no_state(optimizer, params):
+    optimizer.state.clear()
+
+
+def state_loaded(optimizer, params):
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def other_order(optimizer, params):
+    optimizer.param_groups[0]["params"].reverse()
+
+
+def options_changed(optimizer, params):
+    optimizer.param_groups[0].update(lr=torch.tensor(0.003), betas=(0.5, 0.7), weight_decay=0.1)
+
+
+def options_and_back(optimizer, params):
+    options_changed(optimizer, params)
+    optimizer.param_groups[0]["lr"] = 0.02
+
+
+@pytest.mark.parametrize("change", [
+    without_gradient, other_gradient_layout, negated_gradient, new_data, data_laid_out_anew,
+    new_state, new_data_of_state, no_state, state_loaded, other_order, options_changed,
+    options_and_back,
+])  # fmt: skip
+def test_what_changes_between_two_steps_is_noticed(change):
+    """Where the tensors are is kept from one step to the next."""
+
+    def make():
+        torch.manual_seed(0)
+        sizes = [(4, 4), (4, 4), (3,)]
+        return [leaf(randn(*size)) for size in sizes], lambda: [randn(*size) for size in sizes]
+
+    def between(step, optimizer, params):
+        if step in (4, 5, 8):
+            change(optimizer, params)
+
+    follow(make, between=between)
+
+
+def test_one_step_after_the_other_looks_only_once(monkeypatch):
+    looks = []
+    flat = fused._flat
+    monkeypatch.setattr(fused, "_flat", lambda tables: looks.append(1) or flat(tables))
+    params = [leaf(randn(3)) for _ in range(fused.CAPACITY + 5)]
+    optimizer = LaProp(params, fused=True)
+    for _ in range(5):
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+    assert looks == [1]
+
+
+def test_what_is_kept_keeps_no_state_alive():
+    param = leaf(torch.zeros(3))
+    optimizer = LaProp([param], fused=True)
+    param.grad = torch.ones(3)
+    optimizer.step()
+    alive = weakref.ref(optimizer.state[param]["exp_avg"])
+    optimizer.state[param]["exp_avg"] = torch.zeros(3)
+    assert alive() is None
 
 
 def test_a_parameter_seen_through_a_view_keeps_its_neighbours():

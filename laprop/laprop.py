@@ -10,6 +10,7 @@ second moment that rounding makes negative counts as zero.
 # pyright: reportPrivateImportUsage=false
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from laprop import arguments, fused, stepping
+from laprop.fused import Kept
 from laprop.stepping import State
 
 # The mean of the gradients is too noisy at first to be subtracted from the second moment.
@@ -133,6 +135,7 @@ class LaProp(Optimizer):
             "fused": fused,
         }
         super().__init__(params, _checked(defaults))
+        self._kept: dict[int, Kept] = defaultdict(Kept)  # of each group
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group({**param_group, **_checked({**self.defaults, **param_group})})
@@ -152,6 +155,7 @@ class LaProp(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._kept = defaultdict(Kept)
         for group in self.param_groups:
             for name in ("decay_by_lr", "amsgrad", "centered", "maximize"):
                 group.setdefault(name, False)
@@ -163,13 +167,18 @@ class LaProp(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once; returns the loss of the closure, if there is one."""
         loss = stepping.evaluate(closure)
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             # Torch's own shape of a step, which torch.compile knows: _init_group fills the lists
             # (and is not traced), a function of the lists does the arithmetic (and is).
             tensors = _Tensors([], [], [], [], [], [], [], [], [])
             self._init_group(group, *tensors)
-            if tensors.params:
-                _FORMS[stepping.form(tensors.params, group)](tensors, group)
+            if not tensors.params:
+                continue
+            form = stepping.form(tensors.params, group)
+            if form == "fused":
+                fused.step(tensors, group, self._kept[number])
+            else:
+                _FORMS[form](tensors, group)
         return loss
 
     def _init_group(
@@ -258,17 +267,41 @@ class _Factors(NamedTuple):
     settled: Any  # whether n is final: not centred at all, or by now
 
 
+def _corrected(
+    c: float, d: float, step: float, lr: float, group: dict[str, Any]
+) -> tuple[float, float, _Factors]:
+    """c and d of the next step, which is number ``step``, and what follows from them."""
+    beta1, beta2 = group["betas"]
+    c = beta1 * c + (1 - beta1) * lr
+    d = beta2 * d + (1 - beta2)
+    root = math.sqrt(d)
+    settled = not group["centered"] or step > UNCENTERED_STEPS
+    rate = lr / c if lr else 0.0
+    return c, d, _Factors((1 - beta1) * lr * root, group["eps"] * root, rate, settled)
+
+
 def _advance(tensors: _Tensors, i: int, lr: float, group: dict[str, Any]) -> _Factors:
     """Count the step. c and d are read and written, but computed as Python's numbers."""
-    beta1, beta2 = group["betas"]
     step = tensors.steps[i].add_(stepping.ONE)
-    c = beta1 * tensors.corrections[i].item() + (1 - beta1) * lr
-    d = beta2 * tensors.corrections_sq[i].item() + (1 - beta2)
+    number = step.item() if group["centered"] else 0
+    before = tensors.corrections[i].item(), tensors.corrections_sq[i].item()
+    c, d, factors = _corrected(*before, number, lr, group)
     tensors.corrections[i].fill_(c)
     tensors.corrections_sq[i].fill_(d)
-    root = math.sqrt(d)
-    settled = not group["centered"] or step.item() > UNCENTERED_STEPS
-    return _Factors((1 - beta1) * lr * root, group["eps"] * root, lr / c if lr else 0.0, settled)
+    return factors
+
+
+def _advance_all(tensors: _Tensors, lr: float, group: dict[str, Any]) -> list[_Factors]:
+    """The same for all parameters, computed once for those that are at one point."""
+    stepping.count_(tensors.steps)
+    count = len(tensors.steps)
+    numbers = stepping.read(tensors.steps) if group["centered"] else [0.0] * count
+    corrections, corrections_sq = map(stepping.read, (tensors.corrections, tensors.corrections_sq))
+    points = list(zip(corrections, corrections_sq, numbers, strict=True))
+    after = {point: _corrected(*point, lr, group) for point in set(points)}
+    stepping.write_(tensors.corrections, [after[point][0] for point in points])
+    stepping.write_(tensors.corrections_sq, [after[point][1] for point in points])
+    return [after[point][2] for point in points]
 
 
 def _advance_in_graph(tensors: _Tensors, i: int, group: dict[str, Any]) -> _Factors:
@@ -356,7 +389,7 @@ def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
 
 def _multi_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
     lr, (beta1, beta2), weight_decay = float(group["lr"]), group["betas"], group["weight_decay"]
-    factors = [_advance(tensors, i, lr, group) for i in range(len(tensors.params))]
+    factors = _advance_all(tensors, lr, group)
     for (gain, floor, rate, settled), bucket in stepping.buckets(tensors[:6], factors):
         params, grads, exp_avgs, exp_avg_sqs, largest, means = bucket
         if group["maximize"]:
@@ -388,14 +421,8 @@ def _multi_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
             stepping.scale_(params, 1 - weight_decay)
 
 
-@torch.compiler.disable
-def _fused_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
-    fused.step(tensors, group)
-
-
 _FORMS = {
     "single": _single_tensor_laprop,
     "graph": _graph_laprop,
     "foreach": _multi_tensor_laprop,
-    "fused": _fused_laprop,
 }

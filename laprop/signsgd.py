@@ -185,6 +185,17 @@ def _advance(tensors: _Tensors, i: int, lr: float, momentum: float) -> float:
     return lr / c if lr else 0.0
 
 
+def _advance_all(tensors: _Tensors, lr: float, momentum: float) -> list[float]:
+    """The same for all parameters."""
+    stepping.count_(tensors.steps)
+    if not momentum:
+        return [1.0] * len(tensors.steps)
+    before = stepping.read(tensors.corrections)
+    corrections = [momentum * c + (1 - momentum) * lr for c in before]
+    stepping.write_(tensors.corrections, corrections)
+    return [lr / c if lr else 0.0 for c in corrections]
+
+
 def _advance_in_graph(
     tensors: _Tensors, i: int, lr: float | Tensor, momentum: float
 ) -> float | Tensor:
@@ -253,7 +264,7 @@ def _graph_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
 
 def _multi_tensor_signsgd(tensors: _Tensors, group: dict[str, Any]) -> None:
     lr, momentum, weight_decay = float(group["lr"]), group["momentum"], group["weight_decay"]
-    rates = [_advance(tensors, i, lr, momentum) for i in range(len(tensors.params))]
+    rates = _advance_all(tensors, lr, momentum)
     for rate, (params, grads, buffers) in stepping.buckets(tensors[:3], rates):
         if group["maximize"]:
             grads = torch._foreach_neg(grads)

@@ -26,17 +26,17 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
 
 def with_gradients(group: dict[str, Any], optimizer: str) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters of a group that take part in this step, and their gradients."""
-    params = [param for param in group["params"] if param.grad is not None]
-    grads: list[Tensor] = [param.grad for param in params]
+    present = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
+    params: list[Tensor] = [param for param, _ in present]
+    grads: list[Tensor] = [grad for _, grad in present]
     # Elsewhere corrections are Python's numbers, which a captured graph would replay frozen.
     in_graph = params and params[0].is_cuda and torch.cuda.is_current_stream_capturing()
     if in_graph and not (group.get("capturable") or group.get("fused")):
         raise RuntimeError(f"{optimizer} cannot be captured in a CUDA graph unless capturable=True")
-    for i, grad in enumerate(grads):
-        if grad.layout is not torch.strided:
-            raise RuntimeError(f"{optimizer} does not support sparse gradients")
-        if grad.is_conj():  # has no view as real numbers
-            grads[i] = grad.resolve_conj()
+    if any(grad.layout is not torch.strided for grad in grads):
+        raise RuntimeError(f"{optimizer} does not support sparse gradients")
+    if any(map(Tensor.is_conj, grads)):  # has no view as real numbers
+        grads = list(map(Tensor.resolve_conj, grads))
     return params, grads
 
 
@@ -80,6 +80,29 @@ def new_number(value: float, param: Tensor, group: dict[str, Any]) -> Tensor:
 
 def _beside_parameter(group: dict[str, Any]) -> bool:
     return bool(group.get("fused") or group.get("capturable") or group.get("differentiable"))
+
+
+def count_(steps: list[Tensor]) -> None:
+    """One step more, in all at once."""
+    torch._foreach_add_(steps, ONE, alpha=1)  # without alpha each would read the number first
+
+
+def read(numbers: list[Tensor]) -> list[float]:
+    """0-dim tensors as Python's numbers."""
+    return list(map(Tensor.item, numbers))
+
+
+def write_(numbers: list[Tensor], values: Iterable[float]) -> None:
+    """Python's numbers into 0-dim tensors; equal ones, which is the rule, are made into one."""
+    made: dict[float, Tensor] = {}
+    sources = [
+        made[value] if value in made else made.setdefault(value, _number(value)) for value in values
+    ]
+    torch._foreach_copy_(numbers, sources)
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def with_numbers(state_dict: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -138,13 +161,18 @@ def buckets(
     which is the rule, there is one bucket per device and dtype. ``tables`` has the parameters
     first; a table may be empty. Complex tensors come out as real ones.
     """
-    found: dict[Hashable, tuple[Any, list[int]]] = {}
+    found: dict[tuple[torch.device, torch.dtype, Any], list[int]] = {}
     for place, (param, key) in enumerate(zip(tables[0], keys, strict=True)):
-        found.setdefault((param.device, param.dtype, key), (key, []))[1].append(place)
-    return [
-        (key, [[real(table[place]) for place in places] if table else [] for table in tables])
-        for key, places in found.values()
-    ]
+        found.setdefault((param.device, param.dtype, key), []).append(place)
+    made = []
+    for (_, dtype, key), places in found.items():
+        bucket = list(tables)
+        if len(found) > 1:
+            bucket = [[table[place] for place in places] if table else [] for table in tables]
+        if dtype.is_complex:
+            bucket = [list(map(real, table)) for table in bucket]
+        made.append((key, bucket))
+    return made
 
 
 def scale_(tensors: list[Tensor], factor: float) -> None:
