@@ -4,11 +4,10 @@
 // compiler that torch brings along. Options decide the variant, -D each:
 //   SCALAR    number type of the tensors: 0 float, 1 double, 2 bfloat16, 3 float16
 //   AMSGRAD, CENTERED    0 or 1, as in laprop.py
+//   CAPACITY  tensors in one call
 //
 // The elements of all tensors are numbered through; every worker, a thread of the CPU or a block
 // of the GPU, takes one stretch of these numbers, wherever in the tensors it begins and ends.
-
-#define CAPACITY 400  // tensors in one call; the arguments must stay below CUDA's 32,764 bytes
 
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__

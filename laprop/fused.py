@@ -16,7 +16,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +26,10 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("fused.cpp")
-CAPACITY = 400  # as in the source
+# Tensors in one call: the arguments of a CUDA kernel are 32,764 bytes at most, and those of up to
+# 4,096 are launched faster.
+CAPACITY = 400
+FEW = 48
 GPU_BLOCK = 256  # threads
 GPU_STRETCH = 8192  # elements a block
 # Below this number of elements a thread costs more than it saves.
@@ -45,7 +48,6 @@ SCALARS = {
     torch.complex64: 0, torch.complex128: 1,
 }  # fmt: skip
 
-_Addresses = ctypes.c_longlong * CAPACITY
 TABLES = (
     "param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_mean_avg_beta2",
     "step", "exp_avg_lr_1", "exp_avg_lr_2",
@@ -54,19 +56,24 @@ TABLES = (
 _dtype = attrgetter("dtype")
 
 
-class Arguments(ctypes.Structure):
-    """The struct of the same name in the source."""
+@functools.cache
+def arguments_of(capacity: int) -> type[ctypes.Structure]:
+    """The struct Arguments in the source."""
+    addresses = ctypes.c_longlong * capacity
 
-    _fields_ = [
-        *((name, ctypes.c_double) for name in ("lr", "beta1", "beta2", "rest1", "rest2")),
-        *((name, ctypes.c_double) for name in ("eps", "scale_before", "scale_after", "sign")),
-        ("lr_address", ctypes.c_longlong),
-        ("factors", ctypes.c_longlong),
-        ("count", ctypes.c_longlong),
-        ("workers", ctypes.c_longlong),
-        ("first", ctypes.c_longlong * (CAPACITY + 1)),
-        *((name, _Addresses) for name in TABLES),
-    ]
+    class Arguments(ctypes.Structure):
+        _fields_ = [
+            *((name, ctypes.c_double) for name in ("lr", "beta1", "beta2", "rest1", "rest2")),
+            *((name, ctypes.c_double) for name in ("eps", "scale_before", "scale_after", "sign")),
+            ("lr_address", ctypes.c_longlong),
+            ("factors", ctypes.c_longlong),
+            ("count", ctypes.c_longlong),
+            ("workers", ctypes.c_longlong),
+            ("first", ctypes.c_longlong * (capacity + 1)),
+            *((name, addresses) for name in TABLES),
+        ]
+
+    return Arguments
 
 
 def check(params: Sequence[Tensor]) -> None:
@@ -102,7 +109,10 @@ class Part:
         numbers = 2 if self.dtype.is_complex else 1
         ends = list(accumulate((numbers * t.numel() for t in tables[0]), initial=0))
         self.count, self.total = len(places), ends[-1]
-        self.arguments = Arguments(count=self.count)
+        on_gpu = self.device.type == "cuda"
+        self.capacity = FEW if on_gpu and self.count <= FEW else CAPACITY
+        self.arguments: Any = arguments_of(self.capacity)(count=self.count)
+        self.pointers = (ctypes.c_void_p * 1)(ctypes.addressof(self.arguments))
         self.arguments.first[: len(ends)] = ends
         for name, table in zip(TABLES, tables, strict=True):
             self.point(name, list(map(Tensor.data_ptr, table)))
@@ -192,10 +202,12 @@ def _launch(part: Part, group: dict[str, Any]) -> None:
         _cpu_kernel(*options)(ctypes.byref(arguments))
     else:
         arguments.workers = max(1, -(-part.total // GPU_STRETCH))
-        advance, update = _cuda_kernels(*options, device.index)
-        with torch.cuda.device(device):
-            advance(-(-part.count // GPU_BLOCK), arguments)
-            update(arguments.workers, arguments)
+        advance, update = _cuda_kernels(*options, part.capacity, device.index)
+        # entering a context costs as much as a launch
+        present = torch.cuda.current_device() == device.index
+        with nullcontext() if present else torch.cuda.device(device):
+            advance(-(-part.count // GPU_BLOCK), part.pointers)
+            update(arguments.workers, part.pointers)
 
 
 def _flat(
@@ -292,8 +304,9 @@ def _compiler() -> str:
     return compiler
 
 
-def _defines(scalar: int, amsgrad: bool, centered: bool) -> list[str]:
-    return [f"-DSCALAR={scalar}", f"-DAMSGRAD={amsgrad:d}", f"-DCENTERED={centered:d}"]
+def _defines(scalar: int, amsgrad: bool, centered: bool, capacity: int = CAPACITY) -> list[str]:
+    values = {"SCALAR": scalar, "AMSGRAD": amsgrad, "CENTERED": centered, "CAPACITY": capacity}
+    return [f"-D{name}={int(value)}" for name, value in values.items()]
 
 
 def _compiler_version(compiler: str) -> str:
@@ -330,31 +343,31 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="laprop-"))
 
 
-Launcher = Callable[[int, Arguments], None]  # with so many blocks
+Launch = Callable[[int, ctypes.Array[ctypes.c_void_p]], None]  # so many blocks, the arguments
 
 
 @functools.cache
 def _cuda_kernels(
-    scalar: int, amsgrad: bool, centered: bool, index: int
-) -> tuple[Launcher, Launcher]:
+    scalar: int, amsgrad: bool, centered: bool, capacity: int, index: int
+) -> tuple[Launch, Launch]:
     compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
     if compile_kernel is None:
         raise RuntimeError(
             f"fused=True on CUDA: torch {torch.__version__} cannot compile it; use fused=False"
         )
     source = SOURCE.read_text()
-    options = ["--std=c++17", *_defines(scalar, amsgrad, centered)]
+    options = ["--std=c++17", *_defines(scalar, amsgrad, centered, capacity)]
     try:
         with torch.cuda.device(index), _headers_not_needed():
             advance, update = (
                 compile_kernel(source, name, nvcc_options=list(options))
                 for name in ("advance_all", "update_all")
             )
-            return _launcher(advance), _launcher(update)
     except OSError as error:
         raise RuntimeError(
             f"fused=True on CUDA: torch's compiler cannot be used ({error}); use fused=False"
         ) from error
+    return _launcher(advance.func, index), _launcher(update.func, index)
 
 
 @contextmanager
@@ -371,15 +384,16 @@ def _headers_not_needed() -> Iterator[None]:
         cpp_extension.CUDA_HOME = toolkit
 
 
-def _launcher(kernel: Any) -> Launcher:
-    """Torch's own takes tensors and numbers, but no struct."""
+def _launcher(function: Any, index: int) -> Launch:
+    """Torch's own takes tensors and numbers, but no struct. A step of few parameters takes as long
+    as its launches, so that this is short."""
     from torch.cuda._utils import _check_cuda, _get_gpu_runtime_library
 
-    launch_kernel, function = _get_gpu_runtime_library().cuLaunchKernel, kernel.func
+    launch_kernel = _get_gpu_runtime_library().cuLaunchKernel
+    present_stream = torch._C._cuda_getCurrentRawStream
 
-    def launch(blocks: int, arguments: Arguments) -> None:
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        stream = torch.cuda.current_stream()._as_parameter_
+    def launch(blocks: int, pointers: ctypes.Array[ctypes.c_void_p]) -> None:
+        stream = ctypes.c_void_p(present_stream(index))
         _check_cuda(
             launch_kernel(function, blocks, 1, 1, GPU_BLOCK, 1, 1, 0, stream, pointers, None)
         )

@@ -162,18 +162,19 @@ def test_a_cuda_compiler_that_cannot_be_loaded_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_compile_kernel", missing, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match=r"libnvrtc\.so: cannot open\); use fused=False"):
-        fused._cuda_kernels(0, False, False, 0)
+        fused._cuda_kernels(0, False, False, fused.FEW, 0)
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch brings no CUDA compiler")
 @pytest.mark.parametrize("scalar", sorted(set(fused.SCALARS.values())))
+@pytest.mark.parametrize("capacity", [fused.FEW, fused.CAPACITY])
 @pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
-def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered, monkeypatch):
+def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered, capacity, monkeypatch):
     from torch.cuda._utils import _nvrtc_compile
     from torch.utils import cpp_extension
 
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)  # torch alone is enough
-    options = ["--std=c++17", *fused._defines(scalar, amsgrad, centered)]
+    options = ["--std=c++17", *fused._defines(scalar, amsgrad, centered, capacity)]
     for name in ("advance_all", "update_all"):
         with fused._headers_not_needed():
             text = fused.SOURCE.read_text()
@@ -183,8 +184,10 @@ def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered, monkey
 
 
 @pytest.mark.compiler
-def test_the_python_struct_is_that_of_the_source(tmp_path):
-    names = [name for name, _ in fused.Arguments._fields_]
+@pytest.mark.parametrize(("capacity", "most"), [(fused.FEW, 4096), (fused.CAPACITY, 32_764)])
+def test_the_python_struct_is_that_of_the_source(tmp_path, capacity, most):
+    struct = fused.arguments_of(capacity)
+    names = [name for name, _ in struct._fields_]
     lines = "".join(f'printf("%zu\\n", offsetof(Arguments, {name}));' for name in names)
     program = tmp_path / "offsets.cpp"
     program.write_text(
@@ -192,11 +195,11 @@ def test_the_python_struct_is_that_of_the_source(tmp_path):
         f'#include "{fused.SOURCE}"\n'
         f'int main() {{ {lines} printf("%zu\\n", sizeof(Arguments)); }}'
     )
-    build([program, "-o", tmp_path / "offsets"], scalar=0)
+    build([program, "-o", tmp_path / "offsets"], scalar=0, capacity=capacity)
     printed = subprocess.run([tmp_path / "offsets"], capture_output=True, text=True, check=True)
-    expected = [getattr(fused.Arguments, name).offset for name in names]
-    assert [int(n) for n in printed.stdout.split()] == [*expected, ctypes.sizeof(fused.Arguments)]
-    assert ctypes.sizeof(fused.Arguments) <= 32_764  # what CUDA takes as arguments
+    expected = [getattr(struct, name).offset for name in names]
+    assert [int(n) for n in printed.stdout.split()] == [*expected, ctypes.sizeof(struct)]
+    assert ctypes.sizeof(struct) <= most  # what CUDA takes as arguments
 
 
 # What CUDA's compiler knows by itself, and a launch as two loops.
@@ -233,8 +236,12 @@ def test_bfloat16_stores_every_nan_as_one(tmp_path):
         assert stored(bits) & 0x7FFF > 0x7F80
 
 
-def build(command, scalar, amsgrad=False, centered=False):
-    flags = [*fused._defines(scalar, amsgrad, centered), "-std=c++17", "-Wno-unknown-pragmas"]
+def build(command, scalar, amsgrad=False, centered=False, capacity=fused.CAPACITY):
+    flags = [
+        *fused._defines(scalar, amsgrad, centered, capacity),
+        "-std=c++17",
+        "-Wno-unknown-pragmas",
+    ]
     subprocess.run(["c++", *flags, *map(str, command)], check=True, capture_output=True)
 
 
@@ -254,7 +261,7 @@ def test_the_cuda_kernels_run_as_loops_follow_the_for_loop(
 
     def kernel(*options):
         def call(arguments):
-            a = ctypes.cast(arguments, ctypes.POINTER(fused.Arguments)).contents
+            a = ctypes.cast(arguments, ctypes.POINTER(fused.arguments_of(fused.CAPACITY))).contents
             blocks = a.workers = -(-a.first[a.count] // 100)
             calls.append((a.count, blocks))
             launch(0, -(-a.count // 8), 8, arguments)

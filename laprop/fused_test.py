@@ -276,7 +276,7 @@ def test_a_tensor_lr_of_any_precision(dtype):
 
 def test_the_host_does_not_read_a_tensor_lr(monkeypatch):
     """On a GPU that would wait for the device, and a graph would replay the number."""
-    seen, struct = [], ctypes.POINTER(fused.Arguments)
+    seen, struct = [], ctypes.POINTER(fused.arguments_of(fused.CAPACITY))
 
     def kernel(*options):
         return lambda a: seen.append(ctypes.cast(a, struct).contents.lr_address)

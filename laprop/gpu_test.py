@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from laprop import AdaBound, LaProp, SignSGD
+from laprop import AdaBound, LaProp, SignSGD, fused
 from laprop.contract_test import (
     EACH_AND_FORM,
     EACH_CLASS_AND_FORM,
@@ -144,6 +144,24 @@ def test_a_large_parameter_is_updated_to_its_last_element():
             optimizer.step()
     for one, other in zip(params, twins, strict=True):
         torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_more_tensors_than_the_small_call_takes():
+    """Kernels for few tensors and for many, and a group whose gradients come and go."""
+    for count in (fused.FEW, fused.FEW + 1, fused.CAPACITY + 1):
+        params = [torch.randn(3, dtype=torch.float64) for _ in range(count)]
+        twins = on_gpu(params)
+        params = [param.requires_grad_() for param in params]
+        optimizers = LaProp(params, foreach=False), LaProp(twins, fused=True)
+        for step in range(4):
+            for place, (param, twin) in enumerate(zip(params, twins, strict=True)):
+                missing = step == 2 and place % 2
+                param.grad = None if missing else torch.full_like(param, place + step + 1.0)
+                twin.grad = None if missing else param.grad.cuda()
+            for optimizer in optimizers:
+                optimizer.step()
+        for one, other in zip(params, twins, strict=True):
+            torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-12, atol=1e-13)
 
 
 def test_foreach_is_the_default_on_cuda(monkeypatch):

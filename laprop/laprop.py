@@ -176,7 +176,7 @@ class LaProp(Optimizer):
                 continue
             form = stepping.form(tensors.params, group)
             if form == "fused":
-                fused.step(tensors, group, self._kept[number])
+                fused.step(tensors, group, self._kept[number])  # pyright: ignore[reportCallIssue]
             else:
                 _FORMS[form](tensors, group)
         return loss
