@@ -1,14 +1,22 @@
-"""An update of the translation transformer against fairseq's, on the same batches.
+"""An update of the translation transformer against fairseq's and against its own arithmetic.
 
     python -m scripts.bench_iwslt [--corpus DIR] [--rounds 5] [--max-tokens 4096] [--device cpu]
     python -m scripts.bench_iwslt --follow 20 [--corpus DIR] [--max-tokens 4096] [--device cpu]
 
 The full model (`transformer_iwslt_de_en`) and Adam on all sides. The first command measures speed and
 memory: fairseq in float32, ours in float32 and in bfloat16, each in a process of its own, take turns
-on one batch after the other. Ratios are taken within a round, the first round is not counted; memory
-is the most that a process ever held. The second one trains both in float32 for so many updates, from
-the same weights, without dropout, and prints how far apart their losses are. Needs
-`pip install '.[fairseq]'`.
+on one batch after the other. Ratios are taken within a round, and the first rounds do not count;
+memory is the most that a process ever held. Where fairseq is not installed, ours are measured alone.
+
+The floor is the time of an update's matrix products, forward and backward, on those batches, at the
+speed of a large square product in that precision (float32 as torch has it by default, without TF32).
+Attention counts as its plain products over the whole rectangle: padding and what the causal mask
+hides are in it, the scores that fused kernels compute a second time are not. Nothing but products is
+in it: no embeddings, norms, softmax, dropout, no making of batches, and no optimizer, which is bound
+by memory.
+
+The second command trains fairseq's and ours in float32 for so many updates, from the same weights,
+without dropout, and prints how far apart their losses are. fairseq: `pip install '.[fairseq]'`.
 """
 
 import argparse
@@ -17,19 +25,35 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.progress import progress
+from tasks.iwslt_transformer.batches import Batch, batch
 from tasks.iwslt_transformer.task import BITS, IwsltTransformer
 
-SIDES = ("fairseq fp32", "ours fp32", "ours bf16")
+THEIRS = "fairseq fp32"
+OURS = {"ours fp32": torch.float32, "ours bf16": torch.bfloat16}
 BETAS = (0.9, 0.98)
+# Rounds that do not count. On a GPU each new shape may bring memory and kernels of its own.
+WARM_UP = {"cpu": 1, "cuda": 5}
+PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns that keep the device busy
 Update = Callable[[], float]  # the next one; its loss in bits per token
+
+
+def no_fairseq() -> str:
+    """Why fairseq cannot be imported; empty where it can."""
+    try:
+        import_module("fairseq")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def task_for(arguments: Namespace, dropout: float) -> IwsltTransformer:
@@ -113,19 +137,41 @@ def follow(arguments: Namespace) -> None:
     print(f"largest difference in {arguments.follow} updates: {most:.1e} bits per token")
 
 
+def seconds(action: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def flops(task: IwsltTransformer, made: Batch) -> int:
+    """Floating-point operations of an update with that batch, whose ``task`` is on meta."""
+    with FlopCounterMode(display=False) as counter:
+        # bfloat16 stands for both: in float32 one of the same products is an addmm_, which torch
+        # does not count. On meta attention is plain products, whatever a device makes of it.
+        task._forward(made.to(torch.device("meta")), half=True)[0].backward()
+    return counter.get_total_flops()
+
+
+def flops_a_second(dtype: torch.dtype, device: str) -> float:
+    """Of a large matrix product; the best of several."""
+    size = PRODUCT[device]
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(8))
+
+
 def side_alone(name: str, arguments: Namespace, wire: Connection) -> None:
     """A process: sends the seconds of an update whenever asked, at the end its memory."""
     device, lr = arguments.device, 1e-6  # so small that all sides stay where they are
     task = task_for(arguments, dropout=0.3)
-    if name.startswith("fairseq"):
+    if name == THEIRS:
         del task.model  # only its batches are wanted
         update = fairseq(task, device, lr, dropout=0.3)
     else:
-        update = ours(task, device, lr, half=name.endswith("bf16"))
+        update = ours(task, device, lr, half=OURS[name] == torch.bfloat16)
     while wire.recv():
-        start = time.perf_counter()
-        update()  # its loss as a number waits for the device
-        wire.send(time.perf_counter() - start)
+        wire.send(seconds(update, device))
     # not ru_maxrss, which a process takes over from the one that started it
     status = Path("/proc/self/status").read_text()
     host = int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -142,36 +188,48 @@ def padding(task: IwsltTransformer) -> float:
     return 1 - filled / places
 
 
-def measure(arguments: Namespace) -> None:
-    """Speed and memory of the three sides."""
-    task = task_for(arguments, dropout=0.3)
+def measure(arguments: Namespace, names: Sequence[str]) -> None:
+    """Speed and memory of these sides, and the floor of ours."""
+    device, rounds, warm_up = arguments.device, arguments.rounds, WARM_UP[arguments.device]
+    task = task_for(arguments, dropout=0.3).to("meta")  # only for its batches, and to be counted
     spawn = multiprocessing.get_context("spawn")
     wires = []
-    for name in SIDES:
+    for name in names:
         wire, end = spawn.Pipe()
         spawn.Process(target=side_alone, args=(name, arguments, end), daemon=True).start()
         end.close()  # so that the death of the process ends the conversation
         wires.append(wire)
-    rows, tokens = [], 0
-    for step in progress(range(arguments.rounds + 1), "rounds"):
-        row = []
-        for wire in wires:
+    rows = []
+    for step in progress(range(warm_up + rounds), "rounds"):
+        row = {}
+        for name, wire in zip(names, wires, strict=True):
             wire.send(True)
-            row.append(wire.recv())
-        if step:
+            row[name] = wire.recv()
+        if step >= warm_up:
             rows.append(row)
-            tokens += int(task.pairs.target.lengths[task.indices(step)[0]].sum())
+    speeds = {name: flops_a_second(dtype, device) for name, dtype in OURS.items()}
     memory = []
     for wire in wires:
         wire.send(False)
         memory.append(wire.recv() / 1e9)
-    print(f"{len(rows)} batches of at most {arguments.max_tokens} tokens, {tokens / len(rows):.0f} "
-          f"target tokens each, padding of an epoch {padding(task):.1%}")  # fmt: skip
-    for i, name in enumerate(SIDES):
-        total = sum(row[i] for row in rows)
-        ratio = statistics.median(row[0] / row[i] for row in rows)
-        print(f"{name:13} {tokens / total:8,.0f} target tokens a second, {ratio:5.2f} times fairseq's "
-              f"(median of rounds), peak memory {memory[i]:.2f} GB")  # fmt: skip
+    batches = [batch(task.pairs, task.indices(warm_up + i)[0]) for i in range(rounds)]
+    tokens = sum(len(made.target) for made in batches) / rounds
+    work = sum(flops(task, made) for made in batches) / rounds
+    print(f"torch {torch.__version__}, {device}, {rounds} batches of at most "
+          f"{arguments.max_tokens} tokens, {tokens:.0f} target tokens each, "
+          f"padding of an epoch {padding(task):.1%}")  # fmt: skip
+    for name, most in zip(names, memory, strict=True):
+        spent = statistics.mean(row[name] for row in rows)
+        line = f"{name:13} {tokens / spent:9,.0f} target tokens a second"
+        if THEIRS in names:
+            ratio = statistics.median(row[THEIRS] / row[name] for row in rows)
+            line += f", {ratio:5.2f} times fairseq's (median of rounds)"
+        print(f"{line}, peak memory {most:.2f} GB")
+    for name, speed in speeds.items():
+        spent, floor = statistics.mean(row[name] for row in rows), work / speed
+        print(f"{name:13} {1e3 * spent:9,.1f} ms an update, {spent / floor:.0%} of the floor of "
+              f"{1e3 * floor:,.1f} ms, or {tokens / floor:,.0f} target tokens a second "
+              f"({work / 1e9:,.0f} GFLOP at {speed / 1e9:,.0f} GFLOP/s)")  # fmt: skip
 
 
 def main() -> int:
@@ -189,10 +247,16 @@ def main() -> int:
         parser.error("--device cuda: no CUDA device here")
     if not Path(arguments.corpus).is_dir() and arguments.corpus != "numbers":
         parser.error(f"--corpus {arguments.corpus}: no such folder")
-    if arguments.follow is None:
-        measure(arguments)
-    else:
+    missing = no_fairseq()
+    if arguments.follow is not None:
+        if missing:
+            parser.error(f"--follow: needs fairseq, pip install '.[fairseq]' ({missing})")
         follow(arguments)
+    elif missing:
+        print(f"fairseq is not installed and takes no part ({missing})", file=sys.stderr)
+        measure(arguments, [*OURS])
+    else:
+        measure(arguments, [THEIRS, *OURS])
     return 0
 
 
