@@ -6,8 +6,9 @@ Once the replay is filled, every action is the network's (epsilon 0), as in all 
 of a run; evaluation is not in it. The optimizer is that of `optimizer=adam optimizer.fused=true`;
 without fused it is a loop over the parameters, which takes longer on a CPU. fp32 and bf16 take turns.
 The floor is what cannot be overlapped away: the update's arithmetic at the speed of a large matrix
-product in that precision, plus the emulation and the actions of train_every steps, of which a GPU
-can hide one emulation behind the update. ``--at-once``: that many runs side by side, each in a
+product in that precision, plus the emulation, timed alone, and the actions of train_every steps; a
+GPU can do the update during one emulation. Where the emulator is a process of its own, its column
+is the time that was waited for it. ``--at-once``: that many runs side by side, each in a
 process of its own, as `hydra.launcher.runs_at_once` has them, against one.
 """
 
@@ -24,9 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from runners.config import compose_config
 from scripts.progress import progress
+from tasks.rainbow import environment
+from tasks.rainbow.elsewhere import Elsewhere
 from tasks.rainbow.task import Rainbow
 
 PARTS = ("emulate", "act", "update", "optimizer")
+CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,7 +49,8 @@ class Run:
         self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.update()  # fills the replay
         assert self.task._learner is not None
-        self._time(self.task._playing, "step", "emulate")
+        playing = self.task._playing
+        self._time(playing, "end" if isinstance(playing, Elsewhere) else "step", "emulate")
         self._time(self.task._learner, "act", "act")
         self._time(self.task._learner, "update", "update")
         self._time(self.optimizer, "step", "optimizer")
@@ -90,6 +95,13 @@ def flops_a_second(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * 2048**3 / best
 
 
+def emulation(setting: dict[str, Any], steps: int = 1000) -> float:
+    """Seconds of one agent step of the environment alone."""
+    playing = environment.make(**setting)
+    playing.reset()
+    return seconds(lambda: [playing.step(i % playing.actions) for i in range(steps)], CPU) / steps
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each precision (default 5)")
@@ -120,8 +132,9 @@ def main() -> int:
         every, whole = run.task.train_every, statistics.median(times[name])
         parts = {p: run.spent[p] / arguments.rounds / arguments.updates for p in PARTS}
         work, speed = run.flops(), flops_a_second(PRECISIONS[name], device)
-        hidden = parts["emulate"] / every if device.type == "cuda" else 0.0
-        floor = work / speed + parts["emulate"] - hidden + parts["act"]
+        emulate = emulation(run.task._playing_settings)
+        hidden = min(emulate, work / speed) if device.type == "cuda" else 0.0
+        floor = every * emulate + parts["act"] + work / speed - hidden
         print(f"{name:6}{every / whole:9.0f}{every / floor:9.0f}{1e3 * whole:26.1f}"
               + "".join(f"{1e3 * parts[part]:11.2f}" for part in PARTS)
               + f"{work / 1e9:8.2f}{speed / 1e9:9.0f}", flush=True)  # fmt: skip

@@ -136,22 +136,26 @@ class Replay:
         return np.stack(self._recent)
 
     def flush(self) -> None:
-        """Carry over what play has written."""
-        if self._new_frames:
-            slots = list(self._new_frames)
-            frames, ages = zip(*self._new_frames.values(), strict=True)
-            where = self._to_device(slots)
-            self.frames[where] = self._to_device(np.stack(frames))
-            self.ages[where] = self._to_device(np.array(ages, dtype=np.uint8))
-        if self._new_steps:
-            where = self._to_device(list(self._new_steps))
-            columns = zip(*self._new_steps.values(), strict=True)
-            for held, new in zip((self.actions, self.rewards, self.ends), columns, strict=True):
-                held[where] = self._to_device(new).to(held.dtype)
-        if self._new_weights:
-            where = self._to_device(list(self._new_weights))
-            allowed = self._to_device(list(self._new_weights.values()))
-            self.tree.set(where, allowed * self.greatest**self.alpha)
+        """Carry over what play has written: the frames, and all numbers as one message."""
+        columns = [
+            list(self._new_frames), [age for _, age in self._new_frames.values()],
+            list(self._new_steps), *([step[i] for step in self._new_steps.values()] for i in range(3)),
+            list(self._new_weights), list(self._new_weights.values()),
+        ]  # fmt: skip
+        message = self._to_device(np.concatenate(columns, dtype=np.float64))
+        frame_slots, ages, step_slots, actions, rewards, ends, weight_slots, allowed = (
+            message.split([len(column) for column in columns])
+        )
+        if len(frame_slots):
+            frames = np.stack([frame for frame, _ in self._new_frames.values()])
+            self.frames[frame_slots.long()] = self._to_device(frames)
+            self.ages[frame_slots.long()] = ages.to(self.ages.dtype)
+        if len(step_slots):
+            where = step_slots.long()
+            for held, new in ((self.actions, actions), (self.rewards, rewards), (self.ends, ends)):
+                held[where] = new.to(held.dtype)
+        if len(weight_slots):
+            self.tree.set(weight_slots.long(), allowed * self.greatest**self.alpha)
         # the step that has begun is written again when it has ended
         self._new_frames, self._new_weights = {}, {}
         present = (self.count - 1) % self.capacity
@@ -269,8 +273,8 @@ class Replay:
             self._new_weights[slot] = True
             self.size += 1
 
-    def _to_device(self, values: Any) -> Tensor:
-        tensor = torch.as_tensor(values)
+    def _to_device(self, values: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(values)
         if self.device.type == "cuda":  # pinned: the copy does not wait for what is under way
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor

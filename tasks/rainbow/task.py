@@ -11,7 +11,7 @@ one also those before learning starts), then draws a batch. Order of events, age
 
 where r = t / noise_every, rounded up. The a_t before an update is known when the update begins, and
 the update needs what follows a_t only if it happens to draw that very step. So the environment can
-be emulated in a thread of its own during the update, which is done again where it would have come
+be emulated in a process of its own during the update, which is done again where it would have come
 out differently: the numbers are those of the order above, bit for bit (`overlap`).
 """
 
@@ -21,7 +21,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from tasks.rainbow import environment
+from tasks.rainbow.elsewhere import Elsewhere
 from tasks.rainbow.evaluation import Evaluation
 from tasks.rainbow.frame_log import FrameLog
 from tasks.rainbow.learner import Learner, Update
@@ -69,8 +69,9 @@ class Rainbow(Task):
             end + (start - end) exp(-t / decay).
         eval_games: full games at an evaluation.
         eval_most_steps: after so many agent steps in a life the rest of it does not count.
-        overlap: emulate during the update; None: where the update is an accelerator's, since on a
-            CPU the two would only take cores from each other. The numbers are the same.
+        overlap: emulate in a process of its own, which the update does not wait for; None: where the
+            update is an accelerator's, since on a CPU the two would only take cores from each other.
+            The numbers are the same.
         video: record a game at each evaluation.
 
     Raises ValueError that begins with the argument's name.
@@ -149,10 +150,12 @@ class Rainbow(Task):
         (seed,) = seeds
         self.replicas = [{"seed": seed}]
         self.folder: Path | None = None  # set by the runner: where frames are kept for checkpoints
-        self._playing = environment.make(
-            game, seed, "play", sticky=sticky, life_is_episode=life_is_episode,
-            clip_rewards=clip_rewards,
-        )  # fmt: skip
+        self._playing_settings = {
+            "game": game, "seed": seed, "purpose": "play", "sticky": sticky,
+            "life_is_episode": life_is_episode, "clip_rewards": clip_rewards,
+        }  # fmt: skip
+        self._playing: environment.Environment | Elsewhere
+        self._playing = environment.make(**self._playing_settings)
         self._evaluation = Evaluation(game, seed, eval_games, sticky, eval_most_steps, video)
         self._double = double
         self.train_every, self.target_every = train_every, target_every
@@ -181,7 +184,6 @@ class Rainbow(Task):
         self._fractions = Rows(seed, "replay", uniform(batch), 256)
         self._noise: tuple[torch.device, Rows, Rows] | None = None
         self._overlap = overlap
-        self._emulator = ThreadPoolExecutor(1, "emulator")
         self.agent_steps = 0
         self.updates = 0
         self.episodes = 0
@@ -252,8 +254,14 @@ class Rainbow(Task):
             if self.stopping():  # the first 80,000 steps are one call of `loss`
                 raise Stopped
             action = self._begin_step()
-            self._replay.begin(action)
-            self._end_step(self._playing.step(action))
+            if isinstance(self._playing, Elsewhere):
+                self._playing.begin(action)
+                self._replay.begin(action)
+                self._replay.flush()  # now, when there is only the emulator to wait for
+                self._end_step(self._playing.end())
+            else:
+                self._replay.begin(action)
+                self._end_step(self._playing.step(action))
             if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
                 print(f"rainbow: {self.agent_steps:,} of {until + 1:,} agent steps before the "
@@ -264,16 +272,16 @@ class Rainbow(Task):
         replay = self._replay
         assert replay is not None
         action = self._begin_step()
-        if not (self.support.is_cuda if self._overlap is None else self._overlap):
+        if not isinstance(self._playing, Elsewhere):
             replay.begin(action)
             self._end_step(self._playing.step(action))
             return self._draw()
-        outcome = self._emulator.submit(self._playing.step, action)
+        self._playing.begin(action)
         replay.begin(action)
         update = self._draw()
-        happened = outcome.result()
-        right = replay.foresaw(update.indices, happened)
-        self._end_step(happened)
+        outcome = self._playing.end()
+        right = replay.foresaw(update.indices, outcome)
+        self._end_step(outcome)
         return update if right else self._draw()
 
     def _begin_step(self) -> int:
@@ -313,6 +321,10 @@ class Rainbow(Task):
     # ------------------------------------------------------------ what is made when it is needed
 
     def _prepare(self, half: bool) -> Learner:
+        overlap = self.support.is_cuda if self._overlap is None else self._overlap
+        if overlap and not isinstance(self._playing, Elsewhere):
+            begun = self._replay is not None
+            self._playing = Elsewhere(self._playing, self._playing_settings, begun)
         if self._replay is None:
             self._replay = self._new_replay()
             self._replay.start(self._playing.reset())

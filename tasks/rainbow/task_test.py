@@ -231,7 +231,7 @@ def check_actions(task, noise_every):
         logits = task.online(there, task._noise_rows()[0](number))
         returns = (logits.softmax(-1) @ task.support)[0]
         actions.append(act(observation, noise, number))
-        assert returns[actions[-1]] == pytest.approx(returns.max().item(), rel=1e-5)
+        assert returns[actions[-1]].item() == pytest.approx(returns.max().item(), rel=1e-5)
         return actions[-1]
 
     task._learner.act = checked
