@@ -32,10 +32,18 @@ def provenance(config: RunConfig, task: Any) -> dict[str, Any]:
         "inputs": inputs(config),
         "replicas": list(task.replicas),
         "code": code_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "hardware": hardware(next(task.parameters()).device),
         "python": platform.python_version(),
     }
+
+
+def version(package: str) -> str:
+    """Not every run needs every package: without tracking none needs wandb."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def inputs(config: RunConfig) -> dict[str, str]:
@@ -114,9 +122,9 @@ def other_arithmetic(folder: Path, device: Any) -> str | None:
         return f"device {began}"
     if there.get("threads", here.get("threads")) != here.get("threads"):  # launchers differ in it
         return f"{there['threads']} threads"
-    for name, version in first.get("packages", {}).items():
-        if name in ARITHMETIC and version != importlib.metadata.version(name):
-            return f"{name} {version}"
+    for name, before in first.get("packages", {}).items():
+        if name in ARITHMETIC and before != version(name):
+            return f"{name} {before}"
     return None
 
 

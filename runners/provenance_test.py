@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from runners import provenance, record
@@ -121,3 +122,8 @@ def test_a_failed_run_whose_file_was_put_right_runs_and_a_stopped_one_does_not_g
     with pytest.raises(ConfigError) as caught:
         run(changed)  # it is begun, and the task has its say on the file
     assert "changed since" not in str(caught.value)
+
+
+def test_a_package_that_is_not_there_is_noted_as_that():
+    assert provenance.version("no-such-package") == "none"
+    assert provenance.version("torch").startswith(torch.__version__.partition("+")[0])
