@@ -7,8 +7,10 @@ wait for each other's Python most of the time.
 import multiprocessing
 import pickle
 import signal
-import weakref
+import time
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 from tasks.rainbow import environment
 from tasks.rainbow.environment import Environment, Outcome
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SECONDS_AWAKE = 3e-3
+GONE = "the process of the environment has ended"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Elsewhere:
@@ -33,10 +37,18 @@ class Elsewhere:
         self.stack, self.frames_per_step = here.stack, here.frames_per_step
         spawn = multiprocessing.get_context("spawn")  # a fork would inherit a GPU's context
         self._wire, end = spawn.Pipe()
-        process = spawn.Process(target=_serve, args=(end, settings), daemon=True)
-        process.start()
+        self.process = spawn.Process(target=_serve, args=(end, settings), daemon=True)
+        # Who stops a run asks this process to save, for which the other is needed: it inherits that
+        # these signals wait. (The tracker, which comes with the first process, would let them in.)
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end.close()  # so that the death of the process ends the conversation
-        weakref.finalize(self, self._wire.close)
+        # before multiprocessing waits, at the exit of this process, for the other one's end
+        Finalize(self, self._wire.close, exitpriority=1)
         if begun:
             self.restore(here.state())
 
@@ -65,28 +77,37 @@ class Elsewhere:
 
     def _send(self, method: str, *given: Any) -> None:
         # not the connection's own way, in which tensors travel as shared memory
-        self._wire.send_bytes(pickle.dumps((method, given)))
+        try:
+            self._wire.send_bytes(pickle.dumps((method, given)))
+        except OSError:
+            raise RuntimeError(GONE) from None
 
     def _receive(self) -> Any:
         try:
-            result = pickle.loads(self._wire.recv_bytes())
-        except EOFError:
-            raise RuntimeError("the process of the environment has ended") from None
+            result = _received(self._wire)
+        except (EOFError, OSError):
+            raise RuntimeError(GONE) from None
         if isinstance(result, Exception):
             raise result
         return result
 
 
+def _received(wire: Connection) -> Any:
+    """The next message. Who sleeps while he waits is woken late, by a third of an emulated step on
+    a virtual machine: for so long as an answer usually takes he looks again and again."""
+    until = time.monotonic() + SECONDS_AWAKE
+    while not wire.poll() and time.monotonic() < until:
+        pass
+    return pickle.loads(wire.recv_bytes())
+
+
 def _serve(wire: Connection, settings: dict[str, Any]) -> None:
-    """Do as asked until the other side is gone. Who stops a run asks the other side to save, which
-    takes the state from here."""
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Do as asked until the other side is gone."""
     here = environment.make(**settings)
     while True:
         try:
-            method, given = pickle.loads(wire.recv_bytes())
-        except (EOFError, ConnectionResetError):
+            method, given = _received(wire)
+        except (EOFError, OSError):
             return
         try:
             result = getattr(here, method)(*given)
@@ -94,5 +115,5 @@ def _serve(wire: Connection, settings: dict[str, Any]) -> None:
             result = error
         try:
             wire.send_bytes(pickle.dumps(result))
-        except BrokenPipeError:
+        except OSError:
             return
