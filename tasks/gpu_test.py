@@ -39,3 +39,15 @@ def test_a_run_on_cuda_has_the_rows_of_the_cpus(name):
     for here, there in zip(rows["cpu"], rows["cuda"], strict=True):
         for metric in here.keys() - {"train_seconds"}:
             assert there[metric] == pytest.approx(here[metric], rel=limit, abs=limit, nan_ok=True)
+
+
+def test_attention_in_half_precision_makes_no_plan_for_each_shape():
+    """cuDNN's does, and takes twenty times as long as the rest of the update."""
+    task = IwsltTransformer([0], **SMALL).to("cuda")
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled,
+        torch.autocast("cuda", torch.bfloat16),
+    ):
+        task.loss()
+    called = {event.key for event in profiled.key_averages() if "attention" in event.key}
+    assert called and not any("cudnn" in name for name in called)

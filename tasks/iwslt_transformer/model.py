@@ -20,6 +20,11 @@ from torch.nn import functional
 from tasks.iwslt_transformer.batches import Batch, Packed
 from tasks.iwslt_transformer.text import PAD
 
+# In half precision torch prefers cuDNN's attention on newer GPUs, which builds a plan for each new
+# shape, of which the batches of an epoch have hundreds: on an H200 an update took a third of a second
+# with it, most of it plans.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 @dataclass(frozen=True)
 class Shape:
