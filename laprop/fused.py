@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -143,14 +143,17 @@ def step(tables: Sequence[list[Tensor]], group: dict[str, Any], kept: Kept) -> N
     Raises:
         RuntimeError: no compiler, or tensors of one parameter differ in device, type or size.
     """
-    params, grads = tables[:2]
-    # All but the gradients, which a backward pass makes anew, with the type of their parameters.
-    looked_at: list[list[Any]] = [list(map(Tensor.data_ptr, table)) for table in tables]
-    addresses, looked_at[1] = looked_at[1], list(map(_dtype, grads))
-    looked_at += [list(map(_dtype, params)), list(map(Tensor.numel, params))]
+    params, grads, *states = tables
+    # Where all but the gradients are, which a backward pass makes anew; and of what kind they are.
+    looked_at: list[list[Any]] = [
+        list(map(Tensor.data_ptr, chain(params, *states))),
+        list(map(_dtype, chain(params, grads))),
+        list(map(Tensor.numel, params)),
+    ]
     # A parameter can be laid out anew in the same place; a gradient be any view.
     plain = all(map(Tensor.is_contiguous, params)) and _plain(grads)
     if plain and looked_at == kept.looked_at:
+        addresses = list(map(Tensor.data_ptr, grads))
         for part in kept.parts:
             part.point("grad", [addresses[place] for place in part.places])
             _launch(part, group)

@@ -64,6 +64,8 @@ class Run:
 
     def flops(self) -> int:
         """Floating-point operations of one update, counted by torch."""
+        assert self.task._learner is not None
+        self.task._learner._update._calls = 0  # a graph would not let its inside be seen
         with FlopCounterMode(display=False) as counter:
             self.task._draw()
         return counter.get_total_flops()
