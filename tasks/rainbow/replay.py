@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tasks.rainbow.captured import Captured
 from tasks.rainbow.environment import Outcome
 from tasks.rainbow.frame_log import FrameLog
 from tasks.rainbow.sum_tree import SumTree
@@ -24,6 +25,7 @@ from tasks.task import CorruptState
 
 RUNS, TERMINAL, TRUNCATED = 0, 1, 2  # what an agent step can lead to
 JOURNAL = 64  # frames after which a flush is due
+MOST = 8  # rows of a kind in a flush that is a graph: what an agent step leads to, as a rule
 
 # One slot, in bytes, beside its frame: action, reward, end, age; weights and their sums.
 SLOT_BYTES = 8 + 4 + 1 + 1 + 8 * (1 + 1 / 32)
@@ -73,6 +75,8 @@ class Replay:
         self._back = torch.arange(stack - 1, -1, -1, device=device)
         self._ahead = torch.arange(n_step, device=device)
         self._powers = gamma ** torch.arange(n_step + 1, device=device)
+        self._as_graph = device.type == "cuda"
+        self._write_in_graph = Captured(self._write, device)
 
         self.count = 0  # frames ever pushed; the last of them is the present one
         self.log: FrameLog | None = None  # where frames are also written, for checkpoints
@@ -136,30 +140,39 @@ class Replay:
         return np.stack(self._recent)
 
     def flush(self) -> None:
-        """Carry over what play has written: the frames, and all numbers as one message."""
-        columns = [
-            list(self._new_frames), [age for _, age in self._new_frames.values()],
-            list(self._new_steps), *([step[i] for step in self._new_steps.values()] for i in range(3)),
-            list(self._new_weights), list(self._new_weights.values()),
-        ]  # fmt: skip
-        message = self._to_device(np.concatenate(columns, dtype=np.float64))
-        frame_slots, ages, step_slots, actions, rewards, ends, weight_slots, allowed = (
-            message.split([len(column) for column in columns])
-        )
-        if len(frame_slots):
-            frames = np.stack([frame for frame, _ in self._new_frames.values()])
-            self.frames[frame_slots.long()] = self._to_device(frames)
-            self.ages[frame_slots.long()] = ages.to(self.ages.dtype)
-        if len(step_slots):
-            where = step_slots.long()
-            for held, new in ((self.actions, actions), (self.rewards, rewards), (self.ends, ends)):
-                held[where] = new.to(held.dtype)
-        if len(weight_slots):
-            self.tree.set(weight_slots.long(), allowed * self.greatest**self.alpha)
+        """Carry over what play has written."""
+        frames: list[Any] = [frame for frame, _ in self._new_frames.values()]
+        ages = [(slot, age) for slot, (_, age) in self._new_frames.items()]
+        steps = [(slot, *step) for slot, step in self._new_steps.items()]
+        weights = list(self._new_weights.items())
+        if self._as_graph and all(0 < len(rows) <= MOST for rows in (frames, steps, weights)):
+            # Of one size whatever there is, so that it can be a graph: the last row again and again.
+            frames, ages, steps, weights = (
+                rows + rows[-1:] * (MOST - len(rows)) for rows in (frames, ages, steps, weights)
+            )
+            self._write_in_graph(*_as_tensors(frames, ages, steps, weights))
+        else:
+            self._write(*map(self._to_device, _as_tensors(frames, ages, steps, weights)))
         # the step that has begun is written again when it has ended
         self._new_frames, self._new_weights = {}, {}
         present = (self.count - 1) % self.capacity
         self._new_steps = {k: v for k, v in self._new_steps.items() if k == present}
+
+    def _write(self, frames: Tensor, ages: Tensor, steps: Tensor, weights: Tensor) -> None:
+        """Frames, and rows of numbers that begin with a slot; equal slots have equal rows."""
+        if len(frames):
+            slots, new = ages.unbind(1)
+            where = slots.long()
+            self.frames[where] = frames
+            self.ages[where] = new.to(self.ages.dtype)
+        if len(steps):
+            slots, *columns = steps.unbind(1)
+            where = slots.long()
+            for held, new in zip((self.actions, self.rewards, self.ends), columns, strict=True):
+                held[where] = new.to(held.dtype)
+        if len(weights):
+            slots, allowed = weights.unbind(1)
+            self.tree.set(slots.long(), allowed * self.greatest**self.alpha)
 
     # ------------------------------------------------------------ samples
 
@@ -273,8 +286,13 @@ class Replay:
             self._new_weights[slot] = True
             self.size += 1
 
-    def _to_device(self, values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(values)
+    def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":  # pinned: the copy does not wait for what is under way
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
+
+
+def _as_tensors(frames: list[Any], *tables: list[tuple[Any, ...]]) -> list[Tensor]:
+    """The frames, and each table in float64, which holds its whole numbers as they are."""
+    stacked = np.stack(frames) if frames else np.empty(0)
+    return [torch.from_numpy(each) for each in (stacked, *(np.array(t, float) for t in tables))]

@@ -9,7 +9,7 @@ import torch
 
 from tasks.rainbow.environment import Outcome
 from tasks.rainbow.frame_log import FrameLog
-from tasks.rainbow.replay import SLOT_BYTES, Replay
+from tasks.rainbow.replay import MOST, SLOT_BYTES, Replay
 from tasks.task import CorruptState
 
 SHAPE, STACK, GAMMA = (2, 3), 4, 0.9
@@ -122,6 +122,31 @@ def test_samples_are_those_of_the_episodes(n, capacity):
             np.testing.assert_array_equal(
                 replay.observation(), story.stacked(len(story.frames) - 1, story.first)
             )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_flush_of_one_size_writes_the_same(steps):
+    """As a GPU has it, with rows that are there several times; what is more goes the other way."""
+    plain, filled = build(), build()
+    filled._as_graph, sizes = True, set()
+    write = filled._write_in_graph
+
+    def seen(*tensors):
+        sizes.add(tuple(map(len, tensors)))
+        write(*tensors)
+
+    filled._write_in_graph = seen
+    stories = [Story(replay, seed=5) for replay in (plain, filled)]
+    for i in range(300):
+        for story in stories:
+            story.play(steps)
+            story.replay.flush()
+            if i % 7 == 0:  # priorities that new slots start from
+                story.replay.update(torch.tensor([i % 50]), torch.tensor([1.0 + i]))
+    assert sizes == {(MOST,) * 4}
+    for name in ("frames", "actions", "rewards", "ends", "ages"):
+        assert torch.equal(getattr(plain, name), getattr(filled, name))
+    assert torch.equal(plain.tree.levels[0], filled.tree.levels[0])
 
 
 def test_a_step_that_lies_ahead_is_foreseen():
