@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from scripts import claims, judging
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
@@ -123,6 +124,27 @@ def test_picking_the_comparison_on_tuning_seeds_makes_few_false_verdicts() -> No
         evidence = fastest(same, labels, (0.1,), HORIZON, seed=1)
         wrong += judging.judge(CLAIM, "common", budget="", **evidence).verdict != "inconclusive"
     assert wrong / 200 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "pairs", "verdict"),
+    [(2, 1, "contradicted"), (3, 3, "inconclusive"), (4, 6, "inconclusive")],
+)
+def test_of_more_pairs_the_farthest_apart_must_be_farther(optimizers, pairs, verdict) -> None:
+    """One is twice as slow for 16 of 21 seeds, the others are alike. A resample's median is beyond
+    the factor where 11 or more of its 21 are of these 16, whose probability is binomial."""
+    labels = {name: name for name in ["laprop", "adam", "amsgrad", "radam"][:optimizers]}
+    steps = {name: np.full(21, 100.0) for name in labels}
+    steps["laprop"][:16] = 200
+    found = {
+        (name, sigma, phase): pd.Series(steps[name])
+        for name in labels for sigma in (0.1, 0.2) for phase in ("tune", "report")
+    }  # fmt: skip
+    evidence = alike(found, labels, (0.1, 0.2), HORIZON, seed=1)
+    z = stats.norm.ppf(stats.binom.cdf(10, 21, 16 / 21))
+    p = stats.t.cdf(z * math.sqrt(20 / 21), 20)  # expanded as the intervals are
+    assert evidence["p_against"] == pytest.approx(pairs * p, rel=0.15)
+    assert judging.judge(CLAIM, "common", budget="", **evidence).verdict == verdict
 
 
 def test_a_bound_is_examined_without_test_or_interval() -> None:

@@ -61,11 +61,41 @@ def test_the_power_is_the_given_one_and_decides():
         assert set(chosen.lr) == {1.0} and not chosen.on_edge.any()
 
 
+@pytest.mark.parametrize(
+    ("power", "tilt", "expected"),
+    [(-0.47, 0, SUPPORTED), (-0.43, 0, CONTRADICTED), (-0.45, 0.04, INCONCLUSIVE)],
+)
+def test_a_power_is_told_from_the_theorems_where_the_seeds_agree(power, tilt, expected):
+    tidy = table({("least_squares", "laprop"): power})
+    middle = math.sqrt(ROUNDS[-1] * ROUNDS[-1] / 10)  # of the last decade
+    tilts = np.where(tidy.seed % 2, tilt, -tilt)
+    tidy["value"] *= (tidy.step.clip(lower=1) / middle) ** tilts
+    found = figure.verdicts(tidy, figure.tables(tidy, CONFIG), CONFIG)
+    (verdict,) = (v for v in found if v.claim == "convex_regret_sqrt")
+    assert verdict.verdict == expected and verdict.effect == pytest.approx(power, abs=2e-3)
+
+
+@pytest.mark.parametrize(("power", "refused"), [(0.0, False), (-0.2, False), (-0.3, True)])
+def test_an_edge_of_the_grid_hides_nothing_where_the_regret_falls_at_no_lr(power, refused):
+    """LaProp's regret is smallest, and constant, at the largest lr; at the smallest it may fall."""
+    tidy = table({("reddi", "laprop"): 0.0, ("reddi", "adam"): -0.9})
+    mine = (tidy.optimizer == "laprop") & (tidy.metric == "average_regret")
+    tidy.loc[mine & (tidy.lr == 10), "value"] /= 100
+    falling = mine & (tidy.lr == 0.1)
+    tidy.loc[falling, "value"] *= tidy.step[falling].clip(lower=1) ** power
+    found = figure.verdicts(tidy, figure.tables(tidy, CONFIG), CONFIG)
+    (verdict,) = (v for v in found if v.claim == "convex_regret_counterexample")
+    assert verdict.verdict == (INCONCLUSIVE if refused else CONTRADICTED)
+    assert ("laprop lies on the edge of its grid (lr 10)" in verdict.refused) == refused
+
+
 def test_who_fails_on_the_counterexample():
     outcomes = {
         (-0.9, 0.0): (SUPPORTED, ""),
         (0.0, -0.9): (CONTRADICTED, "LaProp that fails where Adam converges"),
         (0.0, 0.0): (CONTRADICTED, "Both fail"),
+        (-0.3, -0.2): (SUPPORTED, ""),  # on either side of what counts as falling
+        (-0.2, -0.3): (CONTRADICTED, "LaProp that fails where Adam converges"),
         (-0.9, -0.9): (INCONCLUSIVE, "Neither fails"),
     }
     for (mine, other), (expected, words) in outcomes.items():

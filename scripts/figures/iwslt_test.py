@@ -1,8 +1,11 @@
 """Verdicts on tables whose truth is known."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from scripts import judging
 from scripts.figures import iwslt_optimizers, iwslt_warmup, style
@@ -63,6 +66,22 @@ def test_warmup(table, fails, alike):
     found = judged(iwslt_warmup, warmup_table(**table))
     assert found["iwslt_no_warmup"].verdict == fails
     assert found["iwslt_warmup_alike"].verdict == alike
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_apart_on_either_side_is_two_chances_to_be_apart(side):
+    """Adam ends 0.19 away for 10 of 12 seeds. A resample's mean is beyond 0.1 where 7 or more
+    of its 12 are of these 10, whose probability is binomial. One side alone were significant."""
+    tidy = warmup_table(adam_without=5.5)
+    ends = (tidy.metric == "train_loss") & (tidy.step == STEPS) & (tidy.warmup > 0)
+    apart = (tidy.optimizer == "adam") & (tidy.seed < 10)
+    tidy.loc[ends, "value"] = np.where(apart[ends], 3.2 + side * 0.19, 3.2)
+    found = iwslt_warmup.verdicts(tidy, iwslt_warmup.tables(tidy, CONFIG), CONFIG)
+    (alike,) = (v for v in found if v.claim == "iwslt_warmup_alike")
+    z = stats.norm.ppf(stats.binom.cdf(6, 12, 10 / 12))
+    p = stats.t.cdf(z * math.sqrt(11 / 12), 11)  # expanded as the intervals are
+    assert 2 * p < judging.ALPHA < alike.p_value == pytest.approx(2 * 2 * p, rel=0.15)
+    assert alike.verdict == judging.INCONCLUSIVE
 
 
 def test_without_runs_with_warm_up_nobody_knows_which_trained():

@@ -118,6 +118,25 @@ def test_fastest_of_all(laprop, expected):
     assert profile["radam"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize(("others", "expected"), [
+    (["adam"], CONTRADICTED), (["adam", "radam"], INCONCLUSIVE),
+    (["adam", "radam", "amsgrad"], INCONCLUSIVE),
+])  # fmt: skip
+def test_of_more_others_the_best_must_be_farther_ahead(others, expected):
+    """LaProp is ahead of all but Adam, of which it is for 2 of 12 seeds. A resample's IQM, of its
+    middle 6, is ahead where 6 or more of the 12 are of these 2, whose probability is binomial."""
+    levels = {(name, 1e-8): 50.0 for name in others}
+    levels |= {("laprop", 1e-8): 100.0, ("adam", 1e-8): 100.0}
+    tidy = table(levels, spread=0)
+    mine = (tidy.optimizer == "laprop") & (tidy.metric == "return")
+    tidy.loc[mine, "value"] *= np.where(tidy.seed[mine] < 2, 1.3, 0.8)
+    (verdict,) = rainbow_optimizers.verdicts(tidy, rainbow_optimizers.tables(tidy, CONFIG), CONFIG)
+    z = stats.norm.ppf(stats.binom.sf(5, 12, 2 / 12))
+    p = stats.t.cdf(z * math.sqrt(11 / 12), 11)  # expanded as the intervals are
+    assert verdict.p_value == pytest.approx(2 * len(others) * p, rel=0.15)
+    assert verdict.verdict == expected
+
+
 def test_optimizers_with_another_eps_or_lr_are_not_ranked():
     tidy = table({("laprop", 1e-15): 2, ("adam", 1e-8): 1})
     tables = rainbow_optimizers.tables(tidy, CONFIG)

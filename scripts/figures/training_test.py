@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from scripts import claims, fairness
 from scripts.figures import adam_divergence, deep_fc_depth, training, uv_plane
@@ -88,6 +89,35 @@ def test_the_deeper_one_wins_and_the_other_way_round():
     assert {v.verdict for v in found.values()} == {CONTRADICTED}
     found, _, _ = depth_verdicts(reach)
     assert {v.verdict for v in found.values()} == {INCONCLUSIVE}
+
+
+@pytest.mark.parametrize(
+    ("best_in_report", "verdict", "effect"),
+    [("adam", INCONCLUSIVE, 10), ("amsgrad", CONTRADICTED, -20)],
+)
+def test_the_rival_to_be_behind_is_the_best_of_the_tuning_seeds(best_in_report, verdict, effect):
+    """There it is AMSGrad. If the report seeds chose, Adam would be, by the luck of these."""
+
+    def path(optimizer, depth, lr):
+        def losses(seed):
+            lucky = "amsgrad" if seed >= 1_000_000 else best_in_report
+            reach = 20 if optimizer == "laprop" else 40 if optimizer == lucky else 10
+            start = CHANCE - (0.02 if lr == 0.1 else 0.01)  # lr 0.1 is chosen, trained or not
+            return {0: CHANCE, 100: 1.0 if lr == 0.1 and depth <= reach else start}
+
+        return losses
+
+    tidy = table(
+        (o, lr, (0.8, 0.96), {"depth": depth}, "loss", path(o, depth, lr), never)
+        for o, depth, lr in itertools.product(
+            ("laprop", "adam", "amsgrad", "radam"), DEPTHS, (0.01, 0.1, 1.0)
+        )
+    )
+    tables = deep_fc_depth.tables(tidy, DEPTH_CONFIG)
+    found = {v.claim: v for v in deep_fc_depth.verdicts(tidy, tables, DEPTH_CONFIG)}
+    of_all = found["deep_fc_deepest_of_all"]
+    assert (of_all.verdict, of_all.effect) == (verdict, effect)
+    assert of_all.effect_unit == "layers deeper than AMSGrad"
 
 
 def test_a_gap_ends_the_depth_that_is_reached():
@@ -178,6 +208,25 @@ def test_who_leaves_the_basin(leaves, expected):
     found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
     assert found["divergence_of_adam"].verdict == expected["adam"]
     assert found["laprop_stable_for_any_v"].verdict == expected["any"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [((0.4,), CONTRADICTED), ((0.7, 0.4), INCONCLUSIVE), ((0.999, 0.7, 0.4), INCONCLUSIVE)],
+)
+def test_of_more_levels_the_worst_must_be_worse(levels, verdict):
+    """LaProp leaves for 3 of 12 seeds at ν = 0.4: too many for 95% if only that ν is tried."""
+    tidy = table(
+        (o, 1e-3, (0.9, v), {}, "smoothed_loss",
+         lambda seed, o=o, v=v: BLOWN if o == "adam" or v == 0.4 and seed < 3 else SETTLED, never)
+        for o, v in itertools.product(("laprop", "adam"), levels)
+    )  # fmt: skip
+    tables = adam_divergence.tables(tidy, BASIN_CONFIG)
+    found = {v.claim: v for v in adam_divergence.verdicts(tidy, tables, BASIN_CONFIG)}
+    stable = found["laprop_stable_for_any_v"]
+    one_sided = stats.binom.cdf(9, 12, 0.95)
+    assert stable.p_value == pytest.approx(2 * len(levels) * one_sided)
+    assert stable.verdict == verdict
 
 
 def test_what_never_trains_is_not_stable():
