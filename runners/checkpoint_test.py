@@ -2,10 +2,14 @@
 
 import json
 import os
+import pickle
 
 import pytest
+from torch import nn
 
 from runners import record
+from runners.checkpoint import save_checkpoint
+from runners.loop import Progress
 from runners.plan import plan
 from runners.run import run
 from runners.sweep_test import small, table
@@ -29,8 +33,6 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
         content = torch.load(path, weights_only=True)
         torch.save(content | {"key": "another"}, path)
     elif damage == "pickle":
-        import pickle
-
         path.write_bytes(pickle.dumps({"key": job.config.key, "harm": os.getcwd}))
     else:
         path.write_bytes({"empty": b"", "garbage": b"x" * 999, "truncated": whole[:-200]}[damage])
@@ -40,6 +42,20 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
     (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
     run(other.config)
     assert table([job]) == table([other])
+
+
+def test_a_checkpoint_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, layer = tmp_path / "checkpoint.pt", nn.Linear(2, 2)
+    save_checkpoint(path, "key", {"task": layer}, Progress(), 0)
+    old = path.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises((AttributeError, pickle.PicklingError)):
+        patch.setattr(layer, "state_dict", lambda: {"cannot be saved": lambda: None})
+        save_checkpoint(path, "key", {"task": layer}, Progress(1), 0)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+    with path.open("rb") as reader:
+        save_checkpoint(path, "key", {"task": layer}, Progress(2), 0)
+        assert reader.read() == old  # who has begun to read it reads it to its end
+    assert path.read_bytes() != old and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("change", ["package", "device", "threads"])

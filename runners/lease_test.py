@@ -8,9 +8,13 @@ import time
 
 import pytest
 
-from runners import lease
+from runners import lease, record
 from runners.config import ROOT
 from runners.lease import LeaseLost, hold, is_held
+from runners.plan import plan
+from runners.run import run
+from runners.sweep_test import small
+from tasks.rosenbrock import Rosenbrock
 
 HOLDER = (
     "import sys, time, pathlib; from runners.lease import hold\n"
@@ -139,3 +143,48 @@ def test_of_many_at_the_same_moment_one_gets_it(tmp_path, before):
         (one,) = [held for held in got if held is not None]
         one.check()
         one.give_back()
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "breaks"),
+    [("loss", 36, False), ("loss", 31, False), ("artifacts", 120, False), ("loss", 31, True)],
+    ids=["a row", "a checkpoint", "the end", "a failure"],
+)
+def test_a_run_that_was_taken_over_writes_no_more(tmp_path, monkeypatch, method, step, breaks):
+    """It sleeps in ``method`` at ``step``, before it would write what the case is named after."""
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    plain, left = getattr(Rosenbrock, method), {}
+
+    def files():
+        found = [path for path in job.config.folder.iterdir() if "lease" not in path.name]
+        return {path.name: path.read_bytes() for path in found}
+
+    def asleep(self):
+        if self.step == step:
+            monkeypatch.undo()  # the taker does not sleep
+            elsewhere(job.config.folder, age=lease.SECONDS + 10)
+            assert run(job.config) == "completed"
+            left.update(files())
+            if breaks:
+                raise RuntimeError("its files are gone")
+        return plain(self)
+
+    monkeypatch.setattr(Rosenbrock, method, asleep)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 1000)
+    assert run(job.config) == "running"
+    assert files() == left and list(left) == [record.FILE_NAME]
+
+
+def test_what_another_finished_while_this_one_was_building_is_not_run_again(tmp_path, monkeypatch):
+    (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
+    build, left = Rosenbrock.__init__, []
+
+    def slow(self, seeds, **given):
+        monkeypatch.undo()  # the other is faster
+        assert run(job.config) == "completed"
+        left.append(record.version(job.config.folder))
+        build(self, seeds, **given)
+
+    monkeypatch.setattr(Rosenbrock, "__init__", slow)
+    assert run(job.config) == "completed"
+    assert left == [record.version(job.config.folder)]

@@ -12,11 +12,10 @@ from tasks.task import Stopped, Task
 class Quadratic(Task):
     """|w - 1|^2, with knobs for what a loop has to deal with."""
 
-    def __init__(self, packed=0, slow_evaluation=0.0):
+    def __init__(self, packed=0):
         super().__init__()
         self.replicas = [{"seed": seed} for seed in range(packed or 1)]
         self.w = nn.Parameter(torch.zeros(packed, 2) if packed else torch.zeros(2))
-        self.slow_evaluation = slow_evaluation
         self.dtypes = set()
 
     def loss(self):
@@ -25,7 +24,6 @@ class Quadratic(Task):
         return (self.w - 1).square().sum(-1)
 
     def evaluate(self):
-        time.sleep(self.slow_evaluation)
         return {"loss": (self.w.detach() - 1).square().sum(-1)}
 
 
@@ -33,11 +31,9 @@ def run(task, optimizer=None, schedule=None, progress=None, stop=lambda: False, 
     rows, checkpoints = [], []
     optimizer = optimizer or torch.optim.SGD(task.parameters(), lr=0.1)
     progress = progress or Progress()
-    settings = {"steps": 10, "eval_every": 4, "checkpoint_every": 5, "precision": "fp32"} | changes
-    status = train(
-        task, optimizer, schedule, progress, write=rows.append,
-        checkpoint=lambda: checkpoints.append(progress.step), stop=stop, **settings,
-    )  # fmt: skip
+    settings = {"steps": 10, "eval_every": 4, "checkpoint_every": 5, "precision": "fp32",
+                "checkpoint": lambda: checkpoints.append(progress.step)} | changes  # fmt: skip
+    status = train(task, optimizer, schedule, progress, write=rows.append, stop=stop, **settings)
     return status, progress, rows, checkpoints
 
 
@@ -50,10 +46,24 @@ def test_rows_and_checkpoints_come_when_they_are_due():
     assert [row["loss"][0] for row in rows] == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_is_not_training_time():
-    _, progress, rows, _ = run(Quadratic(slow_evaluation=0.2), eval_every=2)
-    assert len(rows) == 6
-    assert progress.train_seconds < 0.6 < 6 * 0.2
+def test_the_steps_and_only_they_are_training_time_also_up_to_a_stop(monkeypatch):
+    """By a clock on which a step takes 1 s, an evaluation 100 s and a checkpoint 1000 s."""
+    task, progress, now, saved = Quadratic(), Progress(), [0.0], []
+    loss, evaluate, answers = task.loss, task.evaluate, iter([False] * 6 + [True])
+
+    def after(seconds, action):
+        now[0] += seconds
+        return action()
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    task.loss, task.evaluate = lambda: after(1, loss), lambda: after(100, evaluate)
+    save = {"checkpoint": lambda: after(1000, lambda: saved.append(progress.train_seconds))}
+    _, _, first, _ = run(task, progress=progress, stop=lambda: next(answers), **save)
+    assert saved == [5, 6]
+    _, _, second, _ = run(task, progress=progress, **save)
+    assert [(row["step"], row["train_seconds"]) for row in first + second] == [
+        (0, 0), (4, 4), (8, 8), (10, 10)
+    ]  # fmt: skip
 
 
 def test_schedule_steps_once_a_step():
@@ -102,6 +112,28 @@ def test_an_unpacked_run_that_diverges_ends_there():
     status, progress, rows, _ = run(task, torch.optim.SGD(task.parameters(), lr=1e30), steps=50)
     assert status == "diverged" and progress.diverged == {0: progress.step}
     assert rows[-1]["step"] == progress.step < 50
+
+
+def test_a_diverged_replica_stays_where_it_stood_after_a_stop_too():
+    """Its loss is NaN once, at step 3; momentum and later losses would move it."""
+
+    def start():
+        task, steps = Quadratic(packed=2), iter(range(100))
+        plain = task.loss
+        task.loss = lambda: plain() * torch.tensor([math.nan if next(steps) == 3 else 1.0, 1.0])
+        return task, torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9)
+
+    task, optimizer = start()
+    run(task, optimizer, steps=3)
+    stood = task.w[0].clone()
+    (whole, optimizer), progress = start(), Progress()
+    _, _, whole_rows, _ = run(whole, optimizer)
+    (task, optimizer), answers = start(), iter([False] * 6 + [True])
+    _, _, first, _ = run(task, optimizer, progress=progress, stop=lambda: next(answers))
+    status, _, second, _ = run(task, optimizer, progress=progress)
+    assert status == "completed" and progress.diverged == {0: 3}
+    assert torch.equal(task.w[0], stood) and torch.equal(task.w[1], whole.w[1])
+    assert [r["loss"] for r in first + second] == [r["loss"] for r in whole_rows]
 
 
 def test_a_sum_that_overflows_is_no_divergence():

@@ -81,6 +81,26 @@ def test_start_replaces_an_older_record(tmp_path):
     assert read_status(tmp_path) is None
 
 
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+
+    def broken():
+        yield b"half"
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        record.write_atomically(path, broken())
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"the old one")
+    with path.open("rb") as reader:
+        with pytest.raises(OSError, match="no room"):
+            record.write_atomically(path, broken())
+        assert path.read_bytes() == b"the old one"
+        record.write_atomically(path, [b"the ", b"new one"])
+        assert reader.read() == b"the old one"  # who has begun to read it reads it to its end
+    assert path.read_bytes() == b"the new one" and list(tmp_path.iterdir()) == [path]
+
+
 def test_nothing_there(tmp_path):
     assert read_record(tmp_path) is None
     assert read_status(tmp_path / "missing") is None

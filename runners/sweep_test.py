@@ -164,6 +164,33 @@ def test_interrupt_saves_and_goes_on_from_there(tmp_path, monkeypatch):
     assert table([job]) == table([other])
 
 
+def test_a_second_ctrl_c_is_immediate_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = [*SMALL[:1], "optimizer=laprop", "optimizer.lr=1e-2", *SMALL[3:]]
+    arguments, whole = ([*arguments, f"results_dir={tmp_path / name}"] for name in ("a", "b"))
+    (job,) = plan(arguments)
+    from tasks.rosenbrock import Rosenbrock
+
+    loss, survived, steps = Rosenbrock.loss, [], []
+
+    def interrupted(self):
+        if self.step == 31:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+                signal.raise_signal(number)
+                survived.append(number)
+        return loss(self)
+
+    monkeypatch.setattr(Rosenbrock, "loss", interrupted)
+    assert main(arguments) == 130
+    assert survived == [signal.SIGTERM, signal.SIGINT]  # each asks for a stop, once
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert state(job.config) == "interrupted"
+    monkeypatch.setattr(Rosenbrock, "loss", lambda self: steps.append(self.step) or loss(self))
+    assert main(arguments) == 0
+    assert steps == list(range(28, 120))  # from the last checkpoint, for nothing was saved
+    assert main(whole) == 0
+    assert table([job]) == table(plan(whole))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "laprop", "sgd"])
 def test_the_fused_form_takes_the_same_path_and_goes_on_from_a_checkpoint(
     tmp_path, monkeypatch, name
