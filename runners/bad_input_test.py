@@ -31,11 +31,48 @@ def test_an_option_that_there_is_not_runs_nothing_and_says_so(tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_that_is_no_class_is_one_line(tmp_path, capsys):
-    assert main(["task._target_=tasks.rosenbrock", "steps=1", f"results_dir={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: task=rosenbrock: ") and error.count("\n") == 1
-    assert "tasks.rosenbrock" in error
+@pytest.mark.parametrize("flag", ["--resolve", "--package=task"])
+def test_an_option_of_another_does_not_come_to_nothing_alone(tmp_path, capsys, flag):
+    assert main([flag, "steps=1", f"results_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"error: {flag}: of no effect without --cfg\n"
+    assert main(["--cfg", "job", flag, "--nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("error: --nonsense: unknown option")
+    assert main(["--cfg", "job", flag]) == 0
+    assert "sigma" in capsys.readouterr().out
+
+
+OVERRIDES_OF_CODE = [
+    "optimizer._target_=touch.it",
+    "optimizer._partial_=false",
+    "schedule._target_=null",
+    "task._recursive_=true",
+    "task._args_=[1]",
+    "task.start={_target_: touch.it}",
+    "task.start=[{_target_: touch.it}, 1]",
+    "task.start={a: [{_convert_: all}]}",
+    "hydra.launcher._target_=touch.it",
+    "hydra.launcher.additional_parameters={a: {_target_: touch.it}}",
+]
+
+
+@pytest.mark.parametrize("override", OVERRIDES_OF_CODE)
+@pytest.mark.parametrize("way", [[], ["-m"], ["-m", "experiment=uv_plane"], ["--cfg", "job"]])
+def test_an_override_does_not_say_what_is_built(tmp_path, capsys, way, override):
+    for value in [override, override + ",1"] if way == ["-m"] else [override]:
+        assert main([*way, value, f"results_dir={tmp_path}"]) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(r"error: .+: _\w+_ is set in the files of conf, never by an override\n|"
+                            r"error: hydra\.launcher\..+: one value expected\n", error)  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("way", [[], ["-m"]])
+def test_nothing_within_a_value_is_built(tmp_path, capsys, monkeypatch, way):
+    monkeypatch.setenv("X", f"{{_target_: os.mkdir, path: {tmp_path}/it}}")
+    start = 'task.start="${oc.decode:${oc.env:X}}"'
+    assert main([*way, start, "steps=1", f"results_dir={tmp_path / 'results'}"]) == 2 - len(way)
+    assert "task.start={" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert not (tmp_path / "it").exists() and not list(tmp_path.rglob("*.jsonl"))
 
 
 BAD_ARGUMENTS = {
@@ -92,6 +129,7 @@ def test_a_damaged_record_is_not_passed_off_as_whole(tmp_path, capsys):
     ("yaml", "message"),
     [
         ("lr: 0.1\n_partial_: true\n", "conf/optimizer/mine.yaml: _target_: the class expected"),
+        ("_target_: laprop.laprop\n_partial_: true\n", "optimizer=mine: .*'laprop.laprop'"),
         ("_target_: torch.optim.SGD\nlr: 0.1\n", "conf/optimizer/mine.yaml: _partial_: true expected"),
         ("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nfoo: 1\n",
          "optimizer=mine: .*unexpected keyword argument 'foo'"),
@@ -120,6 +158,98 @@ def test_a_launcher_that_there_is_not_is_refused_with_nothing_to_do(tmp_path, ca
     assert main(["-m", *small(tmp_path)]) == 0
     assert main(["-m", *small(tmp_path, "hydra/launcher=jobblib")]) == 2
     assert "jobblib" in capsys.readouterr().err
+
+
+NOT_SWEPT = {
+    "optimizer=glob(zz*)": "optimizer=glob(zz*): no optimizer is named so; one of adabound, adam,",
+    "optimizer.lr=glob(*)": "optimizer.lr=glob(*): glob() chooses among the options of experiment,",
+    "optimizer.lr=range(1,1)": "optimizer.lr=range(1,1): a range with a number in it expected",
+    "optimizer.lr=range(1,2,0)": "'optimizer.lr=range(1,2,0)': not understood (range() arg 3 must",
+    "optimizer.lr=range(1.0,2,0)": "'optimizer.lr=range(1.0,2,0)': not understood (Invalid range",
+    "optimizer.betas={a:1}": "optimizer.betas={a:1}: a value or a list of values expected",
+    "optimizer.betas=[0.9,0.9],{a:1}": "optimizer.betas={a:1}: a value or a list of values expected",
+    "task.sigma=[{a:1}]": "task.sigma=[{a:1}]: a value or a list of values expected",
+    "optimizer.lr='${'": "'optimizer.lr='${'': not understood (no viable alternative at input '${')",
+    "optimizer.lr=${nothere}": "optimizer.lr: Interpolation key 'nothere' not found",
+    "scale=${nothere}": "scale=${nothere}: of no effect without experiment=E",
+    "optimizer@task=adam": "'optimizer@task=adam': not understood - key=value expected",
+    "=1": "'=1': not understood - key=value expected",
+    "hydra=1": "hydra=1: of Hydra's keys hydra/launcher or hydra.launcher.… expected",
+    "hydra.launcher=1": "hydra.launcher=1: of Hydra's keys hydra/launcher or hydra.launcher.… exp",
+    "hydra.mode=RUN": "hydra.mode=RUN: of Hydra's keys hydra/launcher or hydra.launcher.… expected",
+    "hydra/launcher=null": "hydra/launcher=null: one name expected",
+    "hydra/launcher=joblib,basic": "hydra/launcher=joblib,basic: one name expected",
+    "hydra.launcher.n_jobs=1,2": "hydra.launcher.n_jobs=1,2: one value expected",
+    "results_dir=a,b": "results_dir=a,b: one folder expected",
+}
+
+
+@pytest.mark.parametrize("override", NOT_SWEPT)
+def test_what_cannot_be_swept_is_one_line(tmp_path, capsys, monkeypatch, override):
+    monkeypatch.chdir(tmp_path)
+    where = [] if override.startswith("results_dir") else [f"results_dir={tmp_path}"]
+    assert main(["-m", "steps=1", *where, override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {NOT_SWEPT[override]}") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_glob_stands_for_the_options_that_it_matches(tmp_path, capsys):
+    def names(value, *more):
+        return [job.config.names["optimizer"] for job in plan([f"optimizer={value}", *more])]
+
+    assert names("glob(ada*)") == ["adabound", "adam", "adamw"]
+    assert names("glob(ada*,exclude=adam)") == ["adabound", "adamw"]
+    assert names("glob(*)") == config_module.groups()["optimizer"]
+    assert set(names("glob(ams*)", "experiment=rosenbrock_noise")) == {"amsgrad"}
+    assert main(["optimizer=glob(adam)", f"results_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: optimizer=glob(adam): several values are a sweep; add -m\n"
+    )
+
+
+@pytest.mark.parametrize("trials", ["abc", "0", "-3", "1.5", "5000", "[1]", "null"])
+def test_trials_that_there_cannot_be_are_refused(tmp_path, capsys, trials):
+    sweep = ["-m", "experiment=tuning_rosenbrock", "scale=smoke", f"results_dir={tmp_path}"]
+    assert main([*sweep, f"scales.smoke.trials={trials}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: scales.smoke.trials=") and error.count("\n") == 1
+    assert error.endswith(": a whole number from 1 to 4,096 expected\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "first", "sweeps", "lacking", "having"),
+    [
+        ("optimizer.betas=[0.9,0.9]", "signsgd", "path_no_betas, tuned_no_betas", "signsgd",
+         "laprop,adam,amsgrad,radam,adabound"),
+        ("optimizer.fused=false", "radam", "common, path, path_no_betas, tuned, tuned_no_betas",
+         "radam,adabound,signsgd", "laprop,adam,amsgrad"),
+    ],
+)  # fmt: skip
+def test_a_key_that_only_some_sweeps_have_is_told_with_those_that_lack_it(
+    tmp_path, capsys, override, first, sweeps, lacking, having
+):
+    noise = ["experiment=rosenbrock_noise", "scale=smoke", f"results_dir={tmp_path}"]
+    assert main(["-m", *noise, override]) == 2
+    key = override.partition("=")[0]
+    assert capsys.readouterr().err == (
+        f"error: {key}: unknown key of optimizer={first}; sweeps {sweeps} of "
+        f"experiment=rosenbrock_noise are without it, for optimizer={lacking}; "
+        f"optimizer={having} narrows to those with it\n"
+    )
+    assert plan([*noise, override, f"optimizer={having}"])  # the advice is right
+    assert main(["-m", *noise, "optimizer.bets=1"]) == 2
+    assert "unknown key of optimizer=laprop; did you mean optimizer.b" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", ["sweeps=1", "sweeps={}", "sweeps.common.optimizer=[adam]"])
+def test_the_sweeps_of_an_experiment_are_not_silently_left_as_they_are(tmp_path, capsys, override):
+    sweep = ["-m", "experiment=rosenbrock_noise", "scale=smoke", f"results_dir={tmp_path}"]
+    assert main([*sweep, override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {override}: sweeps are set in conf/experiment")
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

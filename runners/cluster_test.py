@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from runners import cluster, record
+from runners import cluster, config, record, run
 from runners.collect import collect, to_parquet
 from runners.config import ROOT
 from runners.plan import plan
-from runners.run import main
 from runners.sweep import state
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
@@ -81,9 +80,8 @@ WAITING = """
                     time.sleep(0.1)
             return super().loss()
 """
-SWEEP = ["task=rosenbrock", "optimizer=laprop", "seed=" + ",".join(map(str, range(12))),
-         "task._target_=waiting.Waiting", "steps=400", "eval_every=100", "checkpoint_every=50",
-         "tracking=disabled"]  # fmt: skip
+SWEEP = ["task=waiting", "optimizer=laprop", "seed=" + ",".join(map(str, range(12))),
+         "steps=400", "eval_every=100", "checkpoint_every=50", "tracking=disabled"]  # fmt: skip
 ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.runs_per_job=3",
             "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20",
             "hydra.launcher.cpus_per_task=1"]  # fmt: skip
@@ -142,12 +140,19 @@ def table(overrides):
 
 @needs_slurm
 def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, monkeypatch, capfd):
-    modules, control = tmp_path / "modules", tmp_path / "control"
+    copy, modules, control = (tmp_path / name for name in ("copy", "modules", "control"))
+    for folder in ("conf", "laprop", "runners", "tasks"):
+        shutil.copytree(ROOT / folder, copy / folder)
     modules.mkdir()
     control.mkdir()
+    task = (ROOT / "conf" / "task" / "rosenbrock.yaml").read_text()
+    task = task.replace("tasks.rosenbrock.Rosenbrock", "waiting.Waiting")
+    (copy / "conf" / "task" / "waiting.yaml").write_text(task)
     (modules / "waiting.py").write_text(textwrap.dedent(WAITING))
     monkeypatch.setenv("PYTHONPATH", str(modules))
     monkeypatch.setenv("CONTROL", str(control))
+    for module in (config, run):
+        monkeypatch.setattr(module, "CONF", copy / "conf")
     results = tmp_path / "slurm"
     overrides = [*SWEEP, f"results_dir={results}"]
     jobs = plan(overrides)
@@ -158,7 +163,7 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
     def there(seed):
         return lambda: (control / f"{seed}.there").exists()
 
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=(tmp_path / "out").open("w"))
+    driver = subprocess.Popen(command, cwd=copy, stdout=(tmp_path / "out").open("w"))
     try:
         # Seed 1 raises. Its job goes on, and is cancelled in the middle of seed 2.
         until(there(2), "seed 2")
@@ -176,7 +181,7 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
         for name in ("1.raise", "2.hold"):
             (control / name).unlink()
         again = [*command, "hydra.launcher.timeout_min=5"]
-        driver = subprocess.Popen(again, cwd=ROOT, stdout=(tmp_path / "out").open("w"))
+        driver = subprocess.Popen(again, cwd=copy, stdout=(tmp_path / "out").open("w"))
         # The node of the job with seed 8 is drained, and dies.
         until(there(8), "seed 8")
         node = ask("squeue", "-h", "-o", "%N", f"--jobs={array}_2")
@@ -211,7 +216,7 @@ def test_a_sweep_on_slurm_survives_what_happens_on_a_cluster(slurm, tmp_path, mo
 
     for hold in control.glob("*.hold"):
         hold.unlink()
-    monkeypatch.syspath_prepend(modules)
     local = [*SWEEP, f"results_dir={tmp_path / 'local'}"]
-    assert main(["-m", *local]) == 0
+    command = [sys.executable, "-m", "runners.run", "-m", *local]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
     assert table(overrides) == table(local)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -146,12 +146,63 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _parse(text: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
+        several = override.is_sweep_override()
+        if not several:
+            OmegaConf.create([override.value()])  # an interpolation that is none
+        empty = override.is_range_sweep() and next(iter(override.sweep_iterator()), None) is None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         why = " " if "=" not in text else f" ({str(error).splitlines()[0]}) "
         raise ConfigError(f"'{text}': not understood{why}- key=value expected") from None
     if override.is_add() or override.is_delete():
         raise ConfigError(f"'{text}': keys are changed, not added or removed - key=value expected")
+    key, value = override.key_or_group, override.value()
+    if not key or override.package is not None:
+        raise ConfigError(f"'{text}': not understood - key=value expected")
+    if empty:
+        raise ConfigError(f"{text}: a range with a number in it expected")
+    if isinstance(value, Glob):
+        return _matching(override, value)
+    _check_reach(text, key, None if several else value, several)
     return override
+
+
+def _check_reach(text: str, key: str, value: Any, several: bool) -> None:
+    """Refuse what is for the files of conf to set; each of several values comes by itself, too."""
+    within = _keys_within(value)
+    for name in (*key.split("."), *within):
+        if re.fullmatch(r"_\w+_", name):  # _target_ and the like: what Hydra builds, and how
+            raise ConfigError(f"{text}: {name} is set in the files of conf, never by an override")
+    if key.partition(".")[0] == "sweeps":
+        raise ConfigError(f"{text}: sweeps are set in conf/experiment; what they sweep is narrowed "
+                          "by its own name, as optimizer=adam")  # fmt: skip
+    if key == "hydra/launcher":
+        if not isinstance(value, str):
+            raise ConfigError(f"{text}: one name expected")
+    elif key.startswith("hydra.launcher."):
+        if several:
+            raise ConfigError(f"{text}: one value expected")
+    elif re.match(r"hydra\b", key):
+        raise ConfigError(f"{text}: of Hydra's keys hydra/launcher or hydra.launcher.… expected")
+    elif within:
+        raise ConfigError(f"{text}: a value or a list of values expected, not {{key: value}}")
+
+
+def _matching(override: Override, pattern: Glob) -> Override:
+    """The list of options that Hydra's ``optimizer=glob(ada*)`` stands for."""
+    key, text = override.key_or_group, override.input_line
+    options = [name for name in groups().get(key, ()) if name != "none"]
+    if not options:
+        raise ConfigError(f"{text}: glob() chooses among the options of {', '.join(groups())}")
+    if not (names := pattern.filter(options)):
+        raise ConfigError(f"{text}: no {key} is named so; one of {', '.join(options)} expected")
+    return replace(_parse(f"{key}=choice({','.join(names)})"), input_line=text)
+
+
+def _keys_within(value: Any) -> list[str]:
+    """The keys of all mappings in a value."""
+    if isinstance(value, dict):
+        return [*map(str, value), *_keys_within(list(value.values()))]
+    return [key for item in value for key in _keys_within(item)] if isinstance(value, list) else []
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -209,13 +260,14 @@ def without_hydra(cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 def resolve_values(cfg: DictConfig, names: dict[str, str]) -> RunConfig:
     """`resolve` after `without_hydra`."""
-    if cfg.scale not in CHOICES["scale"]:  # before the interpolations that depend on it
-        scale = str(cfg.scale)
-        raise ConfigError(f"scale={scale}: unknown scale{hint(scale, CHOICES['scale'])}")
     try:
+        if cfg.scale not in CHOICES["scale"]:  # before the interpolations that depend on it
+            scale = str(cfg.scale)
+            raise ConfigError(f"scale={scale}: unknown scale{hint(scale, CHOICES['scale'])}")
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(where + str(error).splitlines()[0]) from None
     _check(values, names)
     values["seeds"] = _seeds(values["seed"], values["seeds"], values.pop("tuning_seeds"))
     identity = {key: values[key] for key in IDENTITY} | {"device": values["device"]}
@@ -279,6 +331,11 @@ def _check(values: dict[str, Any], names: dict[str, str]) -> None:
             raise ConfigError(f"{key}={values[key]}: a folder expected")
     if not isinstance(values["force"], bool):
         raise ConfigError(f"force={values['force']}: true or false expected")
+    scale = values["scale"]
+    trials = values.get("scales", {}).get(scale, {}).get("trials", 1)
+    if not _is_int(trials) or not 1 <= trials <= search.MOST_TRIALS:
+        raise ConfigError(f"scales.{scale}.trials={trials}: a whole number from 1 to "
+                          f"{search.MOST_TRIALS:,} expected")  # fmt: skip
     checks = {"optimizer": _check_hyper_parameter, "schedule": _check_schedule, "task": None}
     for group, check in checks.items():
         defaults = _defaults(group, names[group])
@@ -358,7 +415,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         if key not in keys and key not in groups() and not key.startswith("hydra"):
             group = key.partition(".")[0]
             of = [f" of {o.input_line}" for o in parse(overrides) if o.key_or_group == group]
-            return ConfigError(f"{key}: unknown key{''.join(of)}" + _nearest_key(key, keys))
+            more = _sweeps_without(key, overrides) or _nearest_key(key, keys)
+            return ConfigError(f"{key}: unknown key{''.join(of)}{more}")
     text = " ".join(str(error).split())
     # Hydra's own keys: its words, without advice that is not for here
     if found := re.search(
@@ -371,6 +429,23 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(
         re.sub(r"^Error merging override (.+)$", r"\1: not a value of its type", text)
     )
+
+
+def _sweeps_without(key: str, overrides: Sequence[str]) -> str:
+    """Which sweeps of the experiment choose options without a ``key`` that others of them have."""
+    group, _, name = key.partition(".")
+    named = [str(o.value()) for o in parse(overrides) if o.key_or_group == "experiment"]
+    experiment = named[-1] if named else "none"
+    sweeps = _defaults("experiment", experiment).get("sweeps", {})
+    chosen = [(sweep, option) for sweep in sweeps for option in sweeps[sweep].get(group, ())]
+    has = {option: name in _defaults(group, option) for _, option in chosen}
+    having = [option for option in has if has[option]]
+    if not having or len(having) == len(has):
+        return ""
+    lacking = ", ".join(dict.fromkeys(sweep for sweep, option in chosen if not has[option]))
+    without = ",".join(option for option in has if not has[option])
+    return (f"; sweeps {lacking} of experiment={experiment} are without it, for {group}={without}; "
+            f"{group}={','.join(having)} narrows to those with it")  # fmt: skip
 
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str:

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from runners import distributed, record
-from runners.config import CONF, ConfigError, RunConfig, check_scale, compose_config, resolve
+from runners.config import (
+    CONF,
+    ConfigError,
+    RunConfig,
+    check_scale,
+    compose_config,
+    parse,
+    resolve,
+)
 from runners.lease import Lease, LeaseLost, hold
 
 CHECKPOINT = "checkpoint.pt"
@@ -28,9 +36,9 @@ TASK_FOLDER = "task"
 RUNNING = "running"  # what a run is for everybody else while another process holds its lease
 # "save and stop"; HUP is the terminal's end
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-# flags that Hydra answers, without a run
-HYDRAS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package",
-          "-i", "--info")  # fmt: skip
+# flags that Hydra answers, without a run, and those that say how
+HYDRAS = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
+OF_CFG = {"--resolve", "-p", "--package"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -155,6 +163,7 @@ def _run_leased(
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             status = record.INTERRUPTED
             raise
+        lease.check()
         writer.close(status, step=progress.step, traceback=traceback.format_exc())
     finally:
         tracker.images(folder, files, progress.step)
@@ -200,9 +209,11 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
     # mode of the one that starts them, so it is set before the first of them is at work.
     torch.set_flush_denormal(True)
     torch.manual_seed(values["seed"])
-    # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold
+    # `all`: lists reach torch as lists, not as OmegaConf's, which a checkpoint could not hold;
+    # not recursive: a mapping among the values is data, whatever it says of a _target_
+    how = {"_convert_": "all", "_recursive_": False}
     with _arguments_checked("task", config.names["task"], values):
-        task = instantiate(values["task"], seeds=values["seeds"], _convert_="all").to(device)
+        task = instantiate(values["task"], seeds=values["seeds"], **how).to(device)
     if distributed.processes() > 1 and not task.distributed:
         raise ConfigError(f"task={config.names['task']}: runs in one process; without torchrun")
     if not isinstance(getattr(task, "replicas", None), Sequence):
@@ -212,11 +223,11 @@ def _build(config: RunConfig) -> tuple[Any, Any, Any]:
         )
     trainable = [p for p in task.parameters() if p.requires_grad]
     with _arguments_checked("optimizer", config.names["optimizer"], values):
-        optimizer = instantiate(values["optimizer"], _convert_="all")(trainable)
+        optimizer = instantiate(values["optimizer"], **how)(trainable)
     schedule = None
     with _arguments_checked("schedule", config.names["schedule"], values):
         if values["schedule"]["_target_"] is not None:
-            schedule = instantiate(values["schedule"], _convert_="all")(optimizer)
+            schedule = instantiate(values["schedule"], **how)(optimizer)
     return task, optimizer, schedule
 
 
@@ -321,12 +332,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0 fine, 1 something failed, 2 bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     overrides = [a for a in arguments if a not in ("-m", "--multirun")]
-    flags = [a for a in overrides if a.startswith("-")]
-    if flags and all(a.partition("=")[0] in HYDRAS for a in flags):
-        return _hydra(arguments)
+    flags = {a.partition("=")[0]: a for a in overrides if a.startswith("-")}
     try:
+        for name, flag in flags.items():
+            if name not in HYDRAS | OF_CFG:
+                raise ConfigError(f"{flag}: unknown option; --help, -m or key=value expected")
+            if not HYDRAS & set(flags):
+                raise ConfigError(f"{flag}: of no effect without --cfg")
         if flags:
-            raise ConfigError(f"{flags[0]}: unknown option; --help, -m or key=value expected")
+            parse([a for a in overrides if "=" in a and a not in flags.values()])
+            return _hydra(arguments)
         if len(overrides) < len(arguments):
             if distributed.processes() > 1:
                 raise ConfigError("-m: a sweep starts its own processes; without torchrun")

@@ -54,8 +54,8 @@ def state(config: RunConfig) -> str:
 def sweep(overrides: Sequence[str]) -> int:
     """Run what is missing of a sweep; returns the exit code, 0 only when every run is finished."""
     jobs = plan(overrides)
-    check_results_dir(jobs[0].config)
     launcher = _launcher(overrides)  # one that there is not is refused, work to do or not
+    check_results_dir(jobs[0].config)
     with contextlib.ExitStack() as stack:
         if any(job.config.values["force"] for job in jobs):
             # once, here: a job that is put back, or another try, then goes on as always
@@ -141,6 +141,9 @@ def _launcher(overrides: Sequence[str]) -> DictConfig:
     """Hydra's configuration with the chosen launcher."""
     chosen = [o.input_line or "" for o in parse(overrides)
               if is_hydra(o) or o.key_or_group == "results_dir"]  # fmt: skip
+    for override in parse(chosen):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: one folder expected")
     cfg = compose_config(chosen)
     if cfg.hydra.launcher.get("n_jobs") == 0:
         raise ConfigError(
