@@ -6,6 +6,7 @@ cut into batches, and each epoch goes through the batches in another order. nump
 what fairseq draws from, and its streams are frozen.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,10 +110,12 @@ def _ends(lengths: np.ndarray, max_tokens: int) -> list[int]:
     return [*ends, closed, len(lengths)] if closed < len(lengths) else [*ends, closed]
 
 
+@functools.lru_cache(maxsize=2)  # asked for at every update
 def epoch_order(batches: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the batches in ``epoch`` = 1, 2, ..."""
+    """The order of the batches in ``epoch`` = 1, 2, ...; read-only."""
     order = np.arange(batches)
     np.random.RandomState(seed + epoch).shuffle(order)
+    order.setflags(write=False)
     return order
 
 
