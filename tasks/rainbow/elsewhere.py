@@ -4,13 +4,14 @@ A thread would not do: the emulator lets others run only while it is inside a ca
 wait for each other's Python most of the time.
 """
 
-import multiprocessing
 import pickle
 import signal
+import subprocess
+import sys
 import time
-from multiprocessing import resource_tracker
+import weakref
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.util import Finalize
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from tasks.rainbow.environment import Environment, Outcome
 
 SECONDS_AWAKE = 3e-3
 GONE = "the process of the environment has ended"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Elsewhere:
@@ -35,20 +36,20 @@ class Elsewhere:
     def __init__(self, here: Environment, settings: dict[str, Any], begun: bool) -> None:
         self.actions, self.shape, self.dtype = here.actions, here.shape, here.dtype
         self.stack, self.frames_per_step = here.stack, here.frames_per_step
-        spawn = multiprocessing.get_context("spawn")  # a fork would inherit a GPU's context
-        self._wire, end = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(end, settings), daemon=True)
+        self._wire, end = Pipe()
+        # Not multiprocessing's: that runs anew what the main module is, which in a launcher's worker
+        # goes wrong.
+        code = f"import sys; sys.path[:] = {sys.path}; from {__name__} import serve; serve({end.fileno()})"
         # Who stops a run asks this process to save, for which the other is needed: it inherits that
-        # these signals wait. (The tracker, which comes with the first process, would let them in.)
-        resource_tracker.ensure_running()
+        # these signals wait.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            self.process.start()
+            self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[end.fileno()])
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end.close()  # so that the death of the process ends the conversation
-        # before multiprocessing waits, at the exit of this process, for the other one's end
-        Finalize(self, self._wire.close, exitpriority=1)
+        weakref.finalize(self, _finish, self._wire, self.process)
+        self._wire.send_bytes(pickle.dumps(settings))
         if begun:
             self.restore(here.state())
 
@@ -101,9 +102,15 @@ def _received(wire: Connection) -> Any:
     return pickle.loads(wire.recv_bytes())
 
 
-def _serve(wire: Connection, settings: dict[str, Any]) -> None:
-    """Do as asked until the other side is gone."""
-    here = environment.make(**settings)
+def _finish(wire: Connection, process: subprocess.Popen[bytes]) -> None:
+    wire.close()
+    process.wait()
+
+
+def serve(file: int) -> None:
+    """In the other process: do as asked through this open file until the other side is gone."""
+    wire = Connection(file)
+    here = environment.make(**_received(wire))
     while True:
         try:
             method, given = _received(wire)

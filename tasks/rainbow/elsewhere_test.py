@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
+import joblib
 import numpy as np
 import pytest
 
 from runners.config import ROOT
+from runners.run import STOPS
 from tasks.rainbow import environment
 from tasks.rainbow.elsewhere import GONE, Elsewhere
 
@@ -60,18 +62,28 @@ def test_what_it_raises_is_raised_here_and_it_goes_on():
 def test_a_stop_is_for_the_other_process_to_act_on():
     """From its first moment."""
     there = Elsewhere(environment.make(**CARTPOLE), CARTPOLE, begun=False)
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for name in STOPS:
         os.kill(there.process.pid, name)
         assert name not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     there.reset()
     assert there.step(1).reward == 1
 
 
+def balanced(steps):
+    there = Elsewhere(environment.make(**CARTPOLE), CARTPOLE, begun=False)
+    there.reset()
+    return sum(there.step(i % 2).reward for i in range(steps))
+
+
+def test_a_worker_of_a_launcher_has_one_too():
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(balanced)(n) for n in (5, 7)) == [5, 7]
+
+
 def test_its_death_is_told():
     there = Elsewhere(environment.make(**CARTPOLE), CARTPOLE, begun=False)
     there.reset()
     there.process.kill()
-    there.process.join()
+    there.process.wait()
     for _ in range(2):
         with pytest.raises(RuntimeError, match=GONE):
             there.step(1)
@@ -109,5 +121,5 @@ def test_it_ends_with_its_object():
     process = there.process
     there.reset()
     del there
-    process.join(timeout=20)
-    assert process.exitcode == 0
+    process.wait(timeout=20)
+    assert process.returncode == 0
