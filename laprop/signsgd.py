@@ -180,9 +180,9 @@ def _advance(tensors: _Tensors, i: int, lr: float, momentum: float) -> float:
     tensors.steps[i].add_(stepping.ONE)
     if not momentum:
         return 1.0
-    c = momentum * tensors.corrections[i].item() + (1 - momentum) * lr
+    c, rate = _corrected(tensors.corrections[i].item(), lr, momentum)
     tensors.corrections[i].fill_(c)
-    return lr / c if lr else 0.0
+    return rate
 
 
 def _advance_all(tensors: _Tensors, lr: float, momentum: float) -> list[float]:
@@ -190,10 +190,15 @@ def _advance_all(tensors: _Tensors, lr: float, momentum: float) -> list[float]:
     stepping.count_(tensors.steps)
     if not momentum:
         return [1.0] * len(tensors.steps)
-    before = stepping.read(tensors.corrections)
-    corrections = [momentum * c + (1 - momentum) * lr for c in before]
-    stepping.write_(tensors.corrections, corrections)
-    return [lr / c if lr else 0.0 for c in corrections]
+    after = [_corrected(c, lr, momentum) for c in stepping.read(tensors.corrections)]
+    stepping.write_(tensors.corrections, [c for c, _ in after])
+    return [rate for _, rate in after]
+
+
+def _corrected(c: float, lr: float, momentum: float) -> tuple[float, float]:
+    """c of this step, and what the momentum is multiplied with."""
+    c = momentum * c + (1 - momentum) * lr
+    return c, lr / c if lr else 0.0
 
 
 def _advance_in_graph(

@@ -92,17 +92,10 @@ def read(numbers: list[Tensor]) -> list[float]:
     return list(map(Tensor.item, numbers))
 
 
-def write_(numbers: list[Tensor], values: Iterable[float]) -> None:
+def write_(numbers: list[Tensor], values: list[float]) -> None:
     """Python's numbers into 0-dim tensors; equal ones, which is the rule, are made into one."""
-    made: dict[float, Tensor] = {}
-    sources = [
-        made[value] if value in made else made.setdefault(value, _number(value)) for value in values
-    ]
-    torch._foreach_copy_(numbers, sources)
-
-
-def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device="cpu")
+    made = {v: torch.tensor(v, dtype=torch.float64, device="cpu") for v in set(values)}
+    torch._foreach_copy_(numbers, [made[value] for value in values])
 
 
 def with_numbers(state_dict: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runners import search
+from runners.overrides import ConfigError, parse_one
 
 search.register()  # configurations may use its functions
 
@@ -49,10 +49,6 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "tracking": ("offline", "online", "disabled"),
 }
-
-
-class ConfigError(Exception):
-    """Bad input, in one line that names the key, the value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -139,70 +135,20 @@ def folder_name(scale: str, added: Sequence[str]) -> str:
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parse ``key=value`` arguments; raises ConfigError where one is not of that form."""
-    return [_parse(text) for text in overrides]
+    return [_matching(override) for override in map(parse_one, overrides)]
 
 
-@functools.cache
-def _parse(text: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(text)
-        several = override.is_sweep_override()
-        if not several:
-            OmegaConf.create([override.value()])  # an interpolation that is none
-        empty = override.is_range_sweep() and next(iter(override.sweep_iterator()), None) is None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        why = " " if "=" not in text else f" ({str(error).splitlines()[0]}) "
-        raise ConfigError(f"'{text}': not understood{why}- key=value expected") from None
-    if override.is_add() or override.is_delete():
-        raise ConfigError(f"'{text}': keys are changed, not added or removed - key=value expected")
-    key, value = override.key_or_group, override.value()
-    if not key or override.package is not None:
-        raise ConfigError(f"'{text}': not understood - key=value expected")
-    if empty:
-        raise ConfigError(f"{text}: a range with a number in it expected")
-    if isinstance(value, Glob):
-        return _matching(override, value)
-    _check_reach(text, key, None if several else value, several)
-    return override
-
-
-def _check_reach(text: str, key: str, value: Any, several: bool) -> None:
-    """Refuse what is for the files of conf to set; each of several values comes by itself, too."""
-    within = _keys_within(value)
-    for name in (*key.split("."), *within):
-        if re.fullmatch(r"_\w+_", name):  # _target_ and the like: what Hydra builds, and how
-            raise ConfigError(f"{text}: {name} is set in the files of conf, never by an override")
-    if key.partition(".")[0] == "sweeps":
-        raise ConfigError(f"{text}: sweeps are set in conf/experiment; what they sweep is narrowed "
-                          "by its own name, as optimizer=adam")  # fmt: skip
-    if key == "hydra/launcher":
-        if not isinstance(value, str):
-            raise ConfigError(f"{text}: one name expected")
-    elif key.startswith("hydra.launcher."):
-        if several:
-            raise ConfigError(f"{text}: one value expected")
-    elif re.match(r"hydra\b", key):
-        raise ConfigError(f"{text}: of Hydra's keys hydra/launcher or hydra.launcher.… expected")
-    elif within:
-        raise ConfigError(f"{text}: a value or a list of values expected, not {{key: value}}")
-
-
-def _matching(override: Override, pattern: Glob) -> Override:
-    """The list of options that Hydra's ``optimizer=glob(ada*)`` stands for."""
-    key, text = override.key_or_group, override.input_line
+def _matching(override: Override) -> Override:
+    """With the list of options that Hydra's ``optimizer=glob(ada*)`` stands for in its place."""
+    key, text, pattern = override.key_or_group, override.input_line, override.value()
+    if not isinstance(pattern, Glob):
+        return override
     options = [name for name in groups().get(key, ()) if name != "none"]
     if not options:
         raise ConfigError(f"{text}: glob() chooses among the options of {', '.join(groups())}")
     if not (names := pattern.filter(options)):
         raise ConfigError(f"{text}: no {key} is named so; one of {', '.join(options)} expected")
-    return replace(_parse(f"{key}=choice({','.join(names)})"), input_line=text)
-
-
-def _keys_within(value: Any) -> list[str]:
-    """The keys of all mappings in a value."""
-    if isinstance(value, dict):
-        return [*map(str, value), *_keys_within(list(value.values()))]
-    return [key for item in value for key in _keys_within(item)] if isinstance(value, list) else []
+    return replace(parse_one(f"{key}=choice({','.join(names)})"), input_line=text)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
