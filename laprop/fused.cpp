@@ -25,7 +25,7 @@ struct Arguments {
   double lr, beta1, beta2, rest1, rest2;  // rest: 1 - beta
   double eps, scale_before, scale_after, sign;
   const double* lr_address;  // where it is not null, the lr is there
-  double* factors;           // room for the four of each tensor
+  unsigned int* done;        // CUDA: workers that have finished; 0 between two steps
   Integer count;             // of tensors
   Integer workers;
   Integer first[CAPACITY + 1];  // number of each tensor's first element, then of all elements
@@ -93,18 +93,36 @@ using std::sqrt;
 
 // ---- the update of laprop.py
 
-// Count the step of tensor t; its factors, which all of its elements share.
+// The numbers that all elements of a tensor share, in the step that follows what is stored.
+struct Shared {
+  double step, exp_avg_lr_1, exp_avg_lr_2;
+  double lr;
+  double gain;   // of g / denominator in the momentum
+  double floor;  // added to sqrt(n)
+  double rate;   // of the momentum in the parameter
+  bool centered_now;
+};
+
+DEVICE Shared shared_by(const Arguments& a, Integer t) {
+  Shared s;
+  s.lr = a.lr_address ? *a.lr_address : a.lr;
+  s.step = (double)(*a.step[t] + 1);
+  s.exp_avg_lr_1 = a.beta1 * *a.exp_avg_lr_1[t] + a.rest1 * s.lr;
+  s.exp_avg_lr_2 = a.beta2 * *a.exp_avg_lr_2[t] + a.rest2;
+  const double root = sqrt(s.exp_avg_lr_2);
+  s.gain = a.rest1 * s.lr * root;
+  s.floor = a.eps * root;
+  s.rate = s.lr == 0 ? 0 : s.lr / s.exp_avg_lr_1;
+  s.centered_now = CENTERED && s.step > 10;
+  return s;
+}
+
+// Count the step of tensor t, once nobody needs any more what was stored before it.
 DEVICE void advance(const Arguments& a, Integer t) {
-  const double lr = a.lr_address ? *a.lr_address : a.lr;
-  const double step = (*a.step[t] += 1);
-  const double c = *a.exp_avg_lr_1[t] = a.beta1 * *a.exp_avg_lr_1[t] + a.rest1 * lr;
-  const double d = *a.exp_avg_lr_2[t] = a.beta2 * *a.exp_avg_lr_2[t] + a.rest2;
-  const double root = sqrt(d);
-  double* factors = a.factors + 4 * t;
-  factors[0] = a.rest1 * lr * root;          // of g / denominator in the momentum
-  factors[1] = a.eps * root;                 // added to sqrt(n)
-  factors[2] = lr == 0 ? 0 : lr / c;         // of the momentum in the parameter
-  factors[3] = CENTERED && step > 10;        // whether n is centred by now
+  const Shared s = shared_by(a, t);
+  *a.step[t] = (float)s.step;
+  *a.exp_avg_lr_1[t] = s.exp_avg_lr_1;
+  *a.exp_avg_lr_2[t] = s.exp_avg_lr_2;
 }
 
 // The elements first, first + LANES, ... before last of tensor t.
@@ -115,13 +133,12 @@ DEVICE void update(const Arguments& a, Integer t, Integer first, Integer last, i
   Stored* RESTRICT exp_avg_sq = (Stored*)a.exp_avg_sq[t];
   Stored* RESTRICT largest = (Stored*)a.max_exp_avg_sq[t];
   Stored* RESTRICT mean = (Stored*)a.exp_mean_avg_beta2[t];
-  const double* factors = a.factors + 4 * t;
-  const Real gain = (Real)factors[0], floor = (Real)factors[1], rate = (Real)factors[2];
-  const bool centered_now = factors[3] != 0, moves = factors[2] != 0;
+  const Shared shared = shared_by(a, t);
+  const Real gain = (Real)shared.gain, floor = (Real)shared.floor, rate = (Real)shared.rate;
+  const bool centered_now = shared.centered_now, moves = shared.rate != 0;
   const bool keeps_largest = centered_now == (CENTERED != 0);
-  const double lr = a.lr_address ? *a.lr_address : a.lr;
   const Real beta1 = (Real)a.beta1, beta2 = (Real)a.beta2, rest2 = (Real)a.rest2;
-  const Real before = (Real)(1 - lr * a.scale_before), after = (Real)a.scale_after;
+  const Real before = (Real)(1 - shared.lr * a.scale_before), after = (Real)a.scale_after;
   const Real sign = (Real)a.sign;
 
   // Several elements in flight hide the latency of a GPU's memory; a CPU's vectors are enough.
@@ -201,24 +218,31 @@ DEVICE Integer begin_of(const Arguments& a, Integer place, Integer number) {
 
 #ifdef __CUDACC__
 
-extern "C" __global__ void advance_all(const __grid_constant__ Arguments a) {
-  const Integer t = blockIdx.x * (Integer)blockDim.x + threadIdx.x;
-  if (t < a.count) advance(a, t);
-}
-
-extern "C" __global__ void update_all(const __grid_constant__ Arguments a) {
+extern "C" __global__ void step_all(const __grid_constant__ Arguments a) {
   stretch(a, begin_of(a, blockIdx.x, a.workers), begin_of(a, blockIdx.x + 1, a.workers),
           threadIdx.x, blockDim.x);
+  // A second kernel that counts the steps would take longer to launch than to run: the block that
+  // is the last to finish does it.
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(a.done, 1u) == gridDim.x - 1;
+    if (last) *a.done = 0;
+  }
+  __syncthreads();
+  if (last)
+    for (Integer t = threadIdx.x; t < a.count; t += blockDim.x) advance(a, t);
 }
 
 #else
 
 extern "C" void step_all(const Arguments* arguments) {
   const Arguments& a = *arguments;
-  for (Integer t = 0; t < a.count; ++t) advance(a, t);
 #pragma omp parallel for num_threads((int)a.workers) schedule(static, 1)
   for (Integer worker = 0; worker < a.workers; ++worker)
     stretch(a, begin_of(a, worker, a.workers), begin_of(a, worker + 1, a.workers), 0, 1);
+  for (Integer t = 0; t < a.count; ++t) advance(a, t);
 }
 
 #endif

@@ -66,7 +66,7 @@ def arguments_of(capacity: int) -> type[ctypes.Structure]:
             *((name, ctypes.c_double) for name in ("lr", "beta1", "beta2", "rest1", "rest2")),
             *((name, ctypes.c_double) for name in ("eps", "scale_before", "scale_after", "sign")),
             ("lr_address", ctypes.c_longlong),
-            ("factors", ctypes.c_longlong),
+            ("done", ctypes.c_longlong),
             ("count", ctypes.c_longlong),
             ("workers", ctypes.c_longlong),
             ("first", ctypes.c_longlong * (capacity + 1)),
@@ -116,6 +116,11 @@ class Part:
         self.arguments.first[: len(ends)] = ends
         for name, table in zip(TABLES, tables, strict=True):
             self.point(name, list(map(Tensor.data_ptr, table)))
+
+    @functools.cached_property
+    def done(self) -> Tensor:
+        """In which the workers count themselves, on a GPU."""
+        return torch.zeros((), dtype=torch.int32, device=self.device)
 
     def point(self, name: str, addresses: list[int]) -> None:
         getattr(self.arguments, name)[: len(addresses)] = addresses
@@ -185,14 +190,12 @@ def _parts(tables: Sequence[list[Tensor]]) -> list[Part]:
 def _launch(part: Part, group: dict[str, Any]) -> None:
     device, arguments = part.device, part.arguments
     lr, (beta1, beta2), weight_decay = group["lr"], group["betas"], group["weight_decay"]
-    factors = torch.empty(4 * part.count, dtype=torch.float64, device=device)
     arguments.beta1, arguments.beta2 = beta1, beta2
     arguments.rest1, arguments.rest2 = 1 - beta1, 1 - beta2
     arguments.eps = group["eps"]
     arguments.scale_before = weight_decay if group["decay_by_lr"] else 0.0
     arguments.scale_after = 1.0 if group["decay_by_lr"] else 1 - weight_decay
     arguments.sign = -1.0 if group["maximize"] else 1.0
-    arguments.factors = factors.data_ptr()
     if isinstance(lr, Tensor):
         lr = lr.to(device=device, dtype=torch.float64)
         arguments.lr_address = lr.data_ptr()
@@ -205,12 +208,15 @@ def _launch(part: Part, group: dict[str, Any]) -> None:
         _cpu_kernel(*options)(ctypes.byref(arguments))
     else:
         arguments.workers = max(1, -(-part.total // GPU_STRETCH))
-        advance, update = _cuda_kernels(*options, part.capacity, device.index)
+        launch = _cuda_kernel(*options, part.capacity, device.index)
         # entering a context costs as much as a launch
         present = torch.cuda.current_device() == device.index
         with nullcontext() if present else torch.cuda.device(device):
-            advance(-(-part.count // GPU_BLOCK), part.pointers)
-            update(arguments.workers, part.pointers)
+            # A graph has a count of its own: it may outlive the part, and capturing sets nothing to 0.
+            capturing = torch.cuda.is_current_stream_capturing()
+            done = torch.zeros((), dtype=torch.int32, device=device) if capturing else part.done
+            arguments.done = done.data_ptr()
+            launch(arguments.workers, part.pointers)
 
 
 def _flat(
@@ -350,9 +356,7 @@ Launch = Callable[[int, ctypes.Array[ctypes.c_void_p]], None]  # so many blocks,
 
 
 @functools.cache
-def _cuda_kernels(
-    scalar: int, amsgrad: bool, centered: bool, capacity: int, index: int
-) -> tuple[Launch, Launch]:
+def _cuda_kernel(scalar: int, amsgrad: bool, centered: bool, capacity: int, index: int) -> Launch:
     compile_kernel = getattr(torch.cuda, "_compile_kernel", None)
     if compile_kernel is None:
         raise RuntimeError(
@@ -362,15 +366,12 @@ def _cuda_kernels(
     options = ["--std=c++17", *_defines(scalar, amsgrad, centered, capacity)]
     try:
         with torch.cuda.device(index), _headers_not_needed():
-            advance, update = (
-                compile_kernel(source, name, nvcc_options=list(options))
-                for name in ("advance_all", "update_all")
-            )
+            kernel = compile_kernel(source, "step_all", nvcc_options=options)
     except OSError as error:
         raise RuntimeError(
             f"fused=True on CUDA: torch's compiler cannot be used ({error}); use fused=False"
         ) from error
-    return _launcher(advance.func, index), _launcher(update.func, index)
+    return _launcher(kernel.func, index)
 
 
 @contextmanager

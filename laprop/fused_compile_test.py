@@ -162,7 +162,7 @@ def test_a_cuda_compiler_that_cannot_be_loaded_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_compile_kernel", missing, raising=False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match=r"libnvrtc\.so: cannot open\); use fused=False"):
-        fused._cuda_kernels(0, False, False, fused.FEW, 0)
+        fused._cuda_kernel(0, False, False, fused.FEW, 0)
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch brings no CUDA compiler")
@@ -175,11 +175,10 @@ def test_torchs_cuda_compiler_takes_the_source(scalar, amsgrad, centered, capaci
 
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)  # torch alone is enough
     options = ["--std=c++17", *fused._defines(scalar, amsgrad, centered, capacity)]
-    for name in ("advance_all", "update_all"):
-        with fused._headers_not_needed():
-            text = fused.SOURCE.read_text()
-            binary, found = _nvrtc_compile(text, name, "90", nvcc_options=options)
-        assert found == name and len(binary) > 1000
+    with fused._headers_not_needed():
+        text = fused.SOURCE.read_text()
+        binary, found = _nvrtc_compile(text, "step_all", "90", nvcc_options=options)
+    assert found == "step_all" and len(binary) > 1000
     assert cpp_extension.CUDA_HOME is None
 
 
@@ -202,25 +201,39 @@ def test_the_python_struct_is_that_of_the_source(tmp_path, capacity, most):
     assert ctypes.sizeof(struct) <= most  # what CUDA takes as arguments
 
 
-# What CUDA's compiler knows by itself, and a launch as two loops.
+# What CUDA's compiler knows by itself, and a launch: one block after the other, each in threads.
 EMULATION = """
     #include <cmath>
     #include <cstring>
+    #include <pthread.h>
+    #include <thread>
+    #include <vector>
     #define __CUDACC__
     #define __device__
     #define __forceinline__ static inline
     #define __global__
     #define __grid_constant__
-    struct { unsigned x; } blockIdx, threadIdx, blockDim;
+    #define __shared__ static
+    struct { unsigned x; } blockIdx, blockDim, gridDim;
+    thread_local struct { unsigned x; } threadIdx;
+    pthread_barrier_t barrier;
+    void __syncthreads() { pthread_barrier_wait(&barrier); }
+    void __threadfence() {}
+    unsigned atomicAdd(unsigned* number, unsigned more) { return (*number += more) - more; }
     float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
     unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
     using std::sqrt;
     #include "SOURCE"
-    extern "C" void launch(int which, int blocks, int threads, const Arguments* a) {
-      blockDim.x = threads;
-      for (blockIdx.x = 0; blockIdx.x < (unsigned)blocks; ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < (unsigned)threads; ++threadIdx.x)
-          which ? update_all(*a) : advance_all(*a);
+    extern "C" void launch(int blocks, int threads, const Arguments* a) {
+      blockDim.x = threads, gridDim.x = blocks;
+      pthread_barrier_init(&barrier, nullptr, threads);
+      for (blockIdx.x = 0; blockIdx.x < (unsigned)blocks; ++blockIdx.x) {
+        std::vector<std::thread> started;
+        for (int i = 0; i < threads; ++i)
+          started.emplace_back([=] { threadIdx.x = i; step_all(*a); });
+        for (auto& thread : started) thread.join();
+      }
+      pthread_barrier_destroy(&barrier);
     }
 """
 
@@ -240,6 +253,7 @@ def build(command, scalar, amsgrad=False, centered=False, capacity=fused.CAPACIT
     flags = [
         *fused._defines(scalar, amsgrad, centered, capacity),
         "-std=c++17",
+        "-pthread",
         "-Wno-unknown-pragmas",
     ]
     subprocess.run(["c++", *flags, *map(str, command)], check=True, capture_output=True)
@@ -247,25 +261,26 @@ def build(command, scalar, amsgrad=False, centered=False, capacity=fused.CAPACIT
 
 @pytest.mark.compiler
 @pytest.mark.parametrize(("amsgrad", "centered"), VARIANTS)
-def test_the_cuda_kernels_run_as_loops_follow_the_for_loop(
+def test_the_cuda_kernel_run_by_threads_follows_the_for_loop(
     tmp_path, monkeypatch, amsgrad, centered
 ):
-    """The GPU's half of the source with blocks and threads one after the other."""
+    """The GPU's half of the source, of which only the blocks come one after the other."""
     (tmp_path / "cuda.cpp").write_text(
         textwrap.dedent(EMULATION).replace("SOURCE", str(fused.SOURCE))
     )
     build(["-shared", "-fPIC", "-o", tmp_path / "cuda.so", tmp_path / "cuda.cpp"], 1, amsgrad,
           centered)  # fmt: skip
     launch = ctypes.CDLL(str(tmp_path / "cuda.so")).launch
-    calls = []
+    calls, done = [], ctypes.c_uint(0)
 
     def kernel(*options):
         def call(arguments):
             a = ctypes.cast(arguments, ctypes.POINTER(fused.arguments_of(fused.CAPACITY))).contents
             blocks = a.workers = -(-a.first[a.count] // 100)
+            a.done = ctypes.addressof(done)
             calls.append((a.count, blocks))
-            launch(0, -(-a.count // 8), 8, arguments)
-            launch(1, blocks, 8, arguments)
+            launch(blocks, 8, arguments)
+            assert done.value == 0
 
         return call
 
