@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +19,8 @@ class Captured:
     def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
         self._function, self._device = function, device
         self._inputs: list[Tensor] = []
-        self._staged: list[
-            Tensor
-        ] = []  # those from the host, in memory that a copy need not wait for
+        # those from the host, in memory that a copy need not wait for
+        self._staged: list[Tensor] = []
         self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -57,6 +57,9 @@ class Captured:
         self._copied.synchronize()  # what was staged last is on its way no longer
         for held, staged, new in zip(self._inputs, self._staged, inputs, strict=True):
             if not new.is_cuda:
-                new = staged.copy_(new)
+                # NumPy's copy: torch's has threads that look for more work for milliseconds
+                # afterwards, and with an emulator beside there are not cores enough for all.
+                np.copyto(staged.numpy(), new.numpy())
+                new = staged
             held.copy_(new, non_blocking=True)
         self._copied.record()

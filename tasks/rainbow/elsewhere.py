@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+import cv2
 from numpy.typing import NDArray
 
 from tasks.rainbow import environment
@@ -110,6 +111,8 @@ def _finish(wire: Connection, process: subprocess.Popen[bytes]) -> None:
 def serve(file: int) -> None:
     """In the other process: do as asked through this open file until the other side is gone."""
     wire = Connection(file)
+    # Threads that share out a small picture keep cores busy while they wait for the next.
+    cv2.setNumThreads(1)
     here = environment.make(**_received(wire))
     while True:
         try:

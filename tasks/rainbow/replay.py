@@ -25,7 +25,9 @@ from tasks.task import CorruptState
 
 RUNS, TERMINAL, TRUNCATED = 0, 1, 2  # what an agent step can lead to
 JOURNAL = 64  # frames after which a flush is due
-MOST = 8  # rows of a kind in a flush that is a graph: what an agent step leads to, as a rule
+# Rows in a flush that is a graph, what an agent step leads to, as a rule: of frames, which are large,
+# and of numbers.
+MOST_FRAMES, MOST = 2, 8
 
 # One slot, in bytes, beside its frame: action, reward, end, age; weights and their sums.
 SLOT_BYTES = 8 + 4 + 1 + 1 + 8 * (1 + 1 / 32)
@@ -145,14 +147,18 @@ class Replay:
         ages = [(slot, age) for slot, (_, age) in self._new_frames.items()]
         steps = [(slot, *step) for slot, step in self._new_steps.items()]
         weights = list(self._new_weights.items())
-        if self._as_graph and all(0 < len(rows) <= MOST for rows in (frames, steps, weights)):
+        given = (frames, ages, steps, weights)
+        mosts = (MOST_FRAMES, MOST_FRAMES, MOST, MOST)
+        fits = all(0 < len(rows) <= most for rows, most in zip(given, mosts, strict=True))
+        if self._as_graph and fits:
             # Of one size whatever there is, so that it can be a graph: the last row again and again.
-            frames, ages, steps, weights = (
-                rows + rows[-1:] * (MOST - len(rows)) for rows in (frames, ages, steps, weights)
+            padded = (
+                rows + rows[-1:] * (most - len(rows))
+                for rows, most in zip(given, mosts, strict=True)
             )
-            self._write_in_graph(*_as_tensors(frames, ages, steps, weights))
+            self._write_in_graph(*_as_tensors(*padded))
         else:
-            self._write(*map(self._to_device, _as_tensors(frames, ages, steps, weights)))
+            self._write(*map(self._to_device, _as_tensors(*given)))
         # the step that has begun is written again when it has ended
         self._new_frames, self._new_weights = {}, {}
         present = (self.count - 1) % self.capacity

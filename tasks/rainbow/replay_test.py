@@ -9,7 +9,7 @@ import torch
 
 from tasks.rainbow.environment import Outcome
 from tasks.rainbow.frame_log import FrameLog
-from tasks.rainbow.replay import MOST, SLOT_BYTES, Replay
+from tasks.rainbow.replay import MOST, MOST_FRAMES, SLOT_BYTES, Replay
 from tasks.task import CorruptState
 
 SHAPE, STACK, GAMMA = (2, 3), 4, 0.9
@@ -143,7 +143,7 @@ def test_a_flush_of_one_size_writes_the_same(steps):
             story.replay.flush()
             if i % 7 == 0:  # priorities that new slots start from
                 story.replay.update(torch.tensor([i % 50]), torch.tensor([1.0 + i]))
-    assert sizes == {(MOST,) * 4}
+    assert sizes == {(MOST_FRAMES, MOST_FRAMES, MOST, MOST)}
     for name in ("frames", "actions", "rewards", "ends", "ages"):
         assert torch.equal(getattr(plain, name), getattr(filled, name))
     assert torch.equal(plain.tree.levels[0], filled.tree.levels[0])
