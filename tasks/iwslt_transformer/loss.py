@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 512  # tokens
+GPU_CHUNK = 8192  # a whole batch: few launches count for more than memory
 
 
 class _Smoothed(torch.autograd.Function):
@@ -26,11 +27,12 @@ class _Smoothed(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=states.device)
         grad_states = torch.empty_like(states) if needed else None
         grad_weight = torch.zeros_like(weight) if needed else None
-        rows = min(CHUNK, len(target))
+        chunk = GPU_CHUNK if states.is_cuda else CHUNK
+        rows = min(chunk, len(target))
         scores = states.new_empty(rows, symbols)
         logps = scores.new_empty(rows, symbols, dtype=exact)
-        for start in range(0, len(target), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(target), chunk):
+            part = slice(start, start + chunk)
             x, wanted = states[part], target[part, None]
             logits, logp = scores[: len(x)], logps[: len(x)]
             torch.mm(x, matrix.T, out=logits)

@@ -10,8 +10,12 @@ dropout never see padding. Attention alone works on the padded rectangle (B, hea
 heads). Positions count from 2 in fairseq (padding index 1 plus 1); its table is kept.
 """
 
+# The foreach functions are public in use, not in name.
+# pyright: reportPrivateImportUsage=false
+
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +54,13 @@ class Transformer(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """States of the decoder, one for each token of the target, (N, width)."""
-        return self.decoder(batch.shifted, batch.source, self.encoder(batch.source))
+        source = batch.source
+        if source.mask is not None and source.mask.is_cuda:
+            # what attention adds; of a mask of truths each of its kernels makes it anew
+            dtype = next(self.decoder.layers.parameters()).dtype
+            added = torch.zeros_like(source.mask, dtype=dtype)
+            source = replace(source, mask=added.masked_fill_(~source.mask, -math.inf))
+        return self.decoder(batch.shifted, source, self.encoder(source))
 
     def logits(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.decoder.embed_tokens.weight.to(states.dtype))
@@ -215,6 +225,30 @@ class _Unpadded(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         zeros = grad[0].new_zeros(ctx.rows, grad[0].shape[1])
         return zeros.index_copy_(0, places, grad[0]), None
+
+
+class _Halves(torch.autograd.Function):
+    """Hundreds of small copies: on a GPU they would take longer to launch than the products."""
+
+    @staticmethod
+    def forward(ctx, *tensors):
+        ctx.dtype = tensors[0].dtype
+        return _copies(tensors, torch.bfloat16)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return _copies(grads, ctx.dtype)
+
+
+def _copies(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    made = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(made, list(tensors))
+    return tuple(made)
+
+
+def in_half(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """All of them in bfloat16; gradients go back to them in their own precision."""
+    return _Halves.apply(*tensors)  # type: ignore[return-value]
 
 
 def padded(x: Tensor, side: Packed) -> Tensor:

@@ -22,7 +22,7 @@ from tasks.iwslt_transformer import bleu
 from tasks.iwslt_transformer.batches import Batch, Pairs, batch, epoch_order, grouped
 from tasks.iwslt_transformer.corpus import load
 from tasks.iwslt_transformer.loss import smoothed_loss
-from tasks.iwslt_transformer.model import Shape, Transformer
+from tasks.iwslt_transformer.model import Shape, Transformer, in_half
 from tasks.task import Task, check_counts, check_numbers, check_texts
 
 # torch and oneDNN keep each kernel of half precision with its memory, by shape, 1,024 of them. Batches
@@ -178,9 +178,10 @@ class IwsltTransformer(Task):
         keep float32 weights.
         """
         if half:
-            weights = {name: p if "embed_tokens" in name else p.to(torch.bfloat16)
-                       for name, p in self.model.named_parameters()}  # fmt: skip
-            states = functional_call(self.model, weights, (made,))
+            layers = {name: p for name, p in self.model.named_parameters()
+                      if "embed_tokens" not in name}  # fmt: skip
+            halves = dict(zip(layers, in_half(list(layers.values())), strict=True))
+            states = functional_call(self.model, halves, (made,))
         else:
             states = self.model(made)
         weight = self.model.decoder.embed_tokens.weight
