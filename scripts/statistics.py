@@ -62,6 +62,14 @@ class Comparison(Estimate):
         """One-sided p-value of the null hypothesis "the true value is at least threshold"."""
         return _tail_p(int((self.high_draws >= threshold).sum()), self.high_draws.size, self.n)
 
+    def p_within(self, margin: float) -> float:
+        """Of "the true value is at least margin away from 0", on either side: equivalence."""
+        return max(self.p_above(-margin), self.p_below(margin))
+
+    def p_beyond(self, margin: float) -> float:
+        """Of "the true value is within margin of 0": two sides are two chances to be beyond it."""
+        return min(1.0, 2 * min(self.p_below(-margin), self.p_above(margin)))
+
 
 def censored(times: ArrayLike, horizon: float) -> Floats:
     """Times as floats with inf for the censored ones (NaN in the input)."""

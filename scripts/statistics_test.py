@@ -143,6 +143,17 @@ def test_bootstrap_of_a_mean_against_scipy() -> None:
     assert got.high == pytest.approx(want.high, abs=0.05 * width)
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_beyond_a_margin_has_two_sides_and_within_it_both(side) -> None:
+    values = side * np.random.default_rng(6).normal(0.3, 0.1, size=12)
+    got = st.mean_interval(values, seed=1)
+    near, far = (got.p_above, got.p_below) if side > 0 else (got.p_below, got.p_above)
+    assert 0.01 < near(side * 0.25) < 0.05 and 0.01 < far(side * 0.4) < 0.1
+    assert got.p_beyond(0.25) == 2 * near(side * 0.25)
+    assert got.p_within(0.4) == far(side * 0.4)
+    assert got.p_beyond(0.5) == 1.0 and got.p_within(0.1) > 0.99
+
+
 def test_p_value_and_interval_agree() -> None:
     values = np.random.default_rng(6).normal(size=20)
     got = st.mean_interval(values, seed=1)

@@ -206,8 +206,8 @@ def _alike(part: pd.DataFrame) -> dict[str, Any]:
     wide = warm.pivot(index="seed", columns="optimizer", values="value")
     gap = statistics.mean_interval(wide[RIVAL] - wide[SUBJECT], seed=BOOTSTRAP_SEED)
     return {
-        "p_for": max(gap.p_above(-ALIKE), gap.p_below(ALIKE)),
-        "p_against": min(1.0, 2 * min(gap.p_below(-ALIKE), gap.p_above(ALIKE))),
+        "p_for": gap.p_within(ALIKE),
+        "p_against": gap.p_beyond(ALIKE),
         "effect": gap,
         "effect_unit": "bits per token (Adam − LaProp)",
         "sentence": f"With warm-up the mean training loss at the end is {wide[SUBJECT].mean():.2f} "

@@ -315,6 +315,7 @@ def test_the_plane_is_split_by_its_line():
         (adam_beyond, SUPPORTED, SUPPORTED),
         (lambda o, u, v: False, CONTRADICTED, SUPPORTED),
         (lambda o, u, v: o == "laprop", CONTRADICTED, CONTRADICTED),
+        (lambda o, u, v: o == "adam", SUPPORTED, CONTRADICTED),
     ):
         tidy = plane_table(fails)
         tables = uv_plane.tables(tidy, PLANE_CONFIG)

@@ -74,8 +74,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         if beyond:
             p_for, p_against = gap.p_above(0), gap.p_below(claims.SMALL_GAP)
         else:  # equivalence
-            p_for = max(gap.p_above(-claims.SMALL_GAP), gap.p_below(claims.SMALL_GAP))
-            p_against = min(gap.p_below(-claims.SMALL_GAP), gap.p_above(claims.SMALL_GAP))
+            p_for, p_against = gap.p_within(claims.SMALL_GAP), gap.p_beyond(claims.SMALL_GAP)
         found.append(
             judging.judge(
                 claim,
