@@ -16,7 +16,7 @@ import torch
 from runners.config import ROOT
 from tasks.iwslt_transformer import batches, bleu
 from tasks.iwslt_transformer.loss import smoothed_loss
-from tasks.iwslt_transformer.model import EncoderLayer, Shape, _dropped
+from tasks.iwslt_transformer.model import EncoderLayer, Shape, _dropped, in_half
 from tasks.iwslt_transformer.task import IwsltTransformer, context_free_loss
 
 SMALL = {"width": 16, "feed_forward": 32, "layers": 1, "max_tokens": 160, "window": 4}
@@ -98,6 +98,18 @@ def test_an_update_is_the_mean_over_its_tokens_whatever_the_number_of_batches():
     assert loss.item() == pytest.approx((total / tokens).item(), rel=1e-6)
     for grad, p in zip(found, task.parameters(), strict=True):
         torch.testing.assert_close(grad, p.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_halves_and_their_gradients_are_those_of_casts_one_by_one():
+    matrices = [torch.randn(4, 3, requires_grad=True), torch.randn(3, 4).t().requires_grad_()]
+    twins = [m.detach().clone().requires_grad_() for m in matrices]
+    x = torch.randn(3, 5, dtype=torch.bfloat16)
+    for tensors, halves in ((matrices, in_half(matrices)), (twins, [t.bfloat16() for t in twins])):
+        assert all(half.dtype == torch.bfloat16 for half in halves)
+        (halves[0] @ x + halves[1] @ x + halves[1][:, :1]).float().square().sum().backward()
+        assert all(t.grad.dtype == torch.float32 for t in tensors)
+    for one, other in zip(matrices, twins, strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_bf16_is_near_fp32():
