@@ -86,12 +86,17 @@ BAD_ARGUMENTS = {
     "+foo=1": "'+foo=1': keys are changed, not added or removed",
     "~optimizer.lr": "'~optimizer.lr': keys are changed",
     "scale=quick": "scale=quick: of no effect without experiment=E",
+    "seeds=[1,2]": "seed=5: of no effect beside seeds=[1,2]",
+    "hydra/launcher=joblib": "hydra/launcher=joblib: of no effect without -m",
+    "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs=2: of no effect without -m",
+    "lr=1": "lr: unknown key of lr=1; did you mean optimizer.lr?",
+    "optimizer.maximise=true": "optimizer.maximise: unknown key; one of optimizer.lr, ",
 }
 
 
 @pytest.mark.parametrize("override", BAD_ARGUMENTS)
 def test_a_bad_argument_is_one_line_with_the_name_on_the_command_line(tmp_path, capsys, override):
-    assert main(["steps=1", f"results_dir={tmp_path}", override]) == 2
+    assert main(["steps=1", "seed=5", f"results_dir={tmp_path}", override]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {BAD_ARGUMENTS[override]}") and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.jsonl"))
@@ -201,7 +206,10 @@ def test_glob_stands_for_the_options_that_it_matches(tmp_path, capsys):
     assert names("glob(ada*)") == ["adabound", "adam", "adamw"]
     assert names("glob(ada*,exclude=adam)") == ["adabound", "adamw"]
     assert names("glob(*)") == config_module.groups()["optimizer"]
-    assert set(names("glob(ams*)", "experiment=rosenbrock_noise")) == {"amsgrad"}
+    swept = names("glob(ada*)", "experiment=rosenbrock_noise")  # of those that it sweeps
+    assert set(swept) == {"adabound", "adam"}
+    assert main(["-m", "experiment=rosenbrock_noise", "optimizer=glob(adamw)"]) == 2
+    assert "error: optimizer=adamw: the experiment sweeps optimizer" in capsys.readouterr().err
     assert main(["optimizer=glob(adam)", f"results_dir={tmp_path}"]) == 2
     assert capsys.readouterr().err == (
         "error: optimizer=glob(adam): several values are a sweep; add -m\n"

@@ -105,6 +105,13 @@ def check_scale(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override.input_line}: of no effect without experiment=E")
 
 
+def check_seeds(overrides: Sequence[str]) -> None:
+    """Refuse a seed that nothing would come of."""
+    given = {o.key_or_group: o.input_line for o in parse(overrides)}
+    if "seed" in given and "seeds" in given:
+        raise ConfigError(f"{given['seed']}: of no effect beside {given['seeds']}")
+
+
 def on_leaderboard() -> list[str]:
     """The experiments that compare all optimizers, and that another one can be added to."""
     files = sorted((CONF / "experiment").glob("*.yaml"))
@@ -396,10 +403,14 @@ def _sweeps_without(key: str, overrides: Sequence[str]) -> str:
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str:
     """A hint for an unknown key: its namesakes under an existing parent, else the nearest key."""
-    parent = key.rpartition(".")[0]
+    parent, _, name = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent and "._" not in k]
     if parent and siblings:
-        return hint(key, siblings)
+        close = difflib.get_close_matches(name, [k.rpartition(".")[2] for k in siblings], n=1)
+        nearest = f"did you mean {parent}.{close[0]}? " if close else ""
+        return f"; {nearest}one of {', '.join(siblings)} expected"
+    if namesakes := [k for k in keys if k.endswith(f".{key}")]:
+        return f"; did you mean {' or '.join(namesakes)}?"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
     return f"; did you mean {close[0]}?" if close else ""
 

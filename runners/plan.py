@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from runners.config import (
@@ -22,6 +22,7 @@ from runners.config import (
     added,
     canonical,
     check_scale,
+    check_seeds,
     compose_config,
     groups,
     hint,
@@ -31,6 +32,7 @@ from runners.config import (
     resolve_values,
     without_hydra,
 )
+from runners.overrides import parse_one
 
 LONGEST_VALUE = 24  # in a label
 NAMED = re.compile(r"\$\{(\w+)")  # the first part of what an interpolation names
@@ -59,6 +61,7 @@ def plan(overrides: Sequence[str]) -> list[Job]:
 
 @functools.cache  # a sweep and its analysis ask for the same plan, and it takes seconds
 def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
+    check_seeds(overrides)
     more = added(overrides)
     given = {o.key_or_group: _values(o) for o in parse(overrides) if o.key_or_group != ADDED}
     if len(names := given.get("experiment", ())) > 1:
@@ -78,7 +81,11 @@ def _plan(overrides: tuple[str, ...]) -> tuple[Job, ...]:
             raise ConfigError(f"task={other}: experiment={experiment[0]} is on {task}")
         if "optimizer" in given:  # narrowed to these and those that are added
             given["optimizer"] = [*given["optimizer"], *more]
-        products = _narrow(_widen(_sweeps(base), more, experiment[0]), given, base)
+        sweeps = _widen(_sweeps(base), more, experiment[0])
+        for key in _patterns(overrides):  # of what is swept, not of all that there is
+            swept = {value for sweep in sweeps for value in sweep.get(key, ())}
+            given[key] = [value for value in given[key] if value in swept] or given[key]
+        products = _narrow(sweeps, given, base)
     else:
         check_scale(overrides)
         if more:
@@ -175,6 +182,11 @@ _ABSENT = object()
 def is_hydra(override: Override) -> bool:
     """Whether it is about the launcher and the like, not about the runs."""
     return override.key_or_group.startswith(("hydra/", "hydra."))
+
+
+def _patterns(overrides: Sequence[str]) -> list[str]:
+    """The keys whose value is glob(...)."""
+    return [o.key_or_group for o in map(parse_one, overrides) if isinstance(o.value(), Glob)]
 
 
 def _values(override: Override) -> list[str]:

@@ -25,14 +25,16 @@ class Bar:
         if not self._enabled:
             return
         metrics = ", ".join(
-            f"{k} {median_text(v, '.4g')}" for k, v in row.items() if isinstance(v, list)
+            f"{k} {median_text(v, ',.6g')}" for k, v in row.items() if isinstance(v, list)
         )
         if self._bar is not None:
             self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(row["step"] - self._bar.n)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(f"{self._label}: step {row['step']}/{self._total}, {metrics}", file=sys.stderr)
+            print(
+                f"{self._label}: step {row['step']:,}/{self._total:,}, {metrics}", file=sys.stderr
+            )
 
     def close(self) -> None:
         if self._bar is not None:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from runners.config import (
     ConfigError,
     RunConfig,
     check_scale,
+    check_seeds,
     compose_config,
     parse,
     resolve,
@@ -39,6 +40,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 # flags that Hydra answers, without a run, and those that say how
 HYDRAS = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
 OF_CFG = {"--resolve", "-p", "--package"}
+MOST_KINDS = 10  # lines about the end of a run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -116,6 +118,8 @@ def _run_leased(
         writer = record.RecordWriter.start(folder, first_line)
     else:
         writer = record.RecordWriter.resume(folder, size)
+        if bar:
+            print(f"{config.label}: goes on from step {progress.step:,}", file=sys.stderr)
     tracker = open_tracker(
         values["tracking"], config.key, config.label, folder, values, config.names, task.replicas
     )
@@ -348,12 +352,16 @@ def main(arguments: list[str] | None = None) -> int:
             from runners.sweep import sweep
 
             return sweep(overrides)
+        for override in parse(overrides):
+            if re.match(r"hydra[/.]launcher", override.key_or_group):
+                raise ConfigError(f"{override.input_line}: of no effect without -m")
         config = resolve(compose_config(overrides))
         if config.values["experiment"] is not None:
             raise ConfigError(
                 f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
             )
         check_scale(overrides)
+        check_seeds(overrides)
         before = record.read_status(config.folder)
         status = run(config, progress_bar=distributed.is_first())
         distributed.leave()
@@ -394,13 +402,27 @@ def _tell(config: RunConfig, status: str, skipped: bool) -> bool:
             print(config.folder / name)
     if found and found.rows and status in record.FINISHED:
         last = {name: v for name, v in found.rows[-1].items() if isinstance(v, list)}
-        replicas = len(found.provenance["replicas"])
-        which = f" (medians of {replicas:,} replicas)" if replicas > 1 else ""
-        texts = [f"{name} {record.median_text(v, ',.6g')}" for name, v in last.items()]
-        dash = any(text.endswith(" -") for text in texts)
-        print(f"step {found.rows[-1]['step']:,}{which}: {', '.join(texts)}"
-              f"{' (-: no number, for half or more)' if dash else ''}")  # fmt: skip
+        for kind, places in _kinds(found.provenance["replicas"]).items():
+            several = len(places) > 1
+            which = f" (medians of {len(places):,} replicas)" if several else ""
+            texts = [f"{name} {record.median_text([v[i] for i in places], ',.6g')}"
+                     for name, v in last.items()]  # fmt: skip
+            dash = any(text.endswith(" -") for text in texts)
+            note = f" (-: no number{', for half or more' * several})" if dash else ""
+            print(f"step {found.rows[-1]['step']:,}{kind}{which}: {', '.join(texts)}{note}")
     return not (found and found.damaged)
+
+
+def _kinds(replicas: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The places of the replicas that differ by seed alone, and what they have in common; all in
+    one where that would be many lines."""
+    kinds: dict[str, list[int]] = {}
+    for place, replica in enumerate(replicas):
+        own = [f", {key}={value}" for key, value in replica.items() if key != "seed"]
+        kinds.setdefault("".join(own), []).append(place)
+    if 1 < len(kinds) <= MOST_KINDS:
+        return kinds
+    return {"": list(range(len(replicas)))}
 
 
 def _hydra(arguments: list[str]) -> int:

@@ -187,6 +187,7 @@ def test_a_second_ctrl_c_is_immediate_and_the_same_command_goes_on(tmp_path, mon
     monkeypatch.setattr(Rosenbrock, "loss", lambda self: steps.append(self.step) or loss(self))
     assert main(arguments) == 0
     assert steps == list(range(28, 120))  # from the last checkpoint, for nothing was saved
+    assert "rosenbrock laprop lr=0.01: goes on from step 28\n" in capsys.readouterr().err
     assert main(whole) == 0
     assert table([job]) == table(plan(whole))
 
@@ -360,6 +361,22 @@ def test_subnormal_numbers_are_flushed_in_every_thread_of_a_run(tmp_path):
     )
     arguments = ["steps=1", "tracking=disabled", f"results_dir={tmp_path}"]
     subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, check=True, timeout=120)
+
+
+def test_the_end_is_told_for_each_kind_of_replica(tmp_path, capsys):
+    """Noise levels are not thrown together; seeds are."""
+    arguments = ["optimizer=adam", "optimizer.lr=1e-2", "steps=300", f"results_dir={tmp_path}"]
+    assert main([*arguments, "seeds=3", "task.sigma=[0,0.1]"]) == 0
+    *_, still, noisy = capsys.readouterr().out.splitlines()
+    found = record.read_record(next(tmp_path.glob("runs/*")))
+    assert found is not None
+    row = found.rows[-1]["distance"]
+    for line, level, some in ((still, "0", row[:3]), (noisy, "0.1", row[3:])):
+        start = f"step 300, sigma={level} (medians of 3 replicas): distance "
+        assert line.startswith(f"{start}{sorted(some)[1]:,.6g}, ")
+    many = ",".join(f"{0.01 * i:g}" for i in range(11))
+    assert main([*arguments, "seeds=1", f"task.sigma=[{many}]"]) == 0
+    assert "step 300 (medians of 11 replicas): " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_joblib_gives_the_same_table_and_a_bad_argument_is_told(tmp_path, capfd):

@@ -16,13 +16,20 @@ def test_the_parameter_sets_are_what_they_are_called():
     assert 35.9e6 < sum(sizes["transformer"]) < 36.2e6
 
 
-def test_the_table_is_written_with_its_provenance(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("absent", [(), ("nobody's LaProp",)])
+def test_the_table_is_written_with_its_provenance(tmp_path, monkeypatch, capsys, absent):
+    """Unless a library is missing: the committed one has them all."""
+    monkeypatch.setattr(bench, "PEERS", absent)
     small = {name: lambda: [(3, 2), (4,)] for name in bench.SETS}
     monkeypatch.setattr(bench, "SETS", small)
     monkeypatch.setattr(bench, "COPY_ELEMENTS", 1000)
     arguments = ["bench", "--rounds", "3", "--device", "cpu", "--results-dir", str(tmp_path)]
     monkeypatch.setattr("sys.argv", arguments)
     assert bench.main() == 0
+    if absent:
+        assert "stays as it is: without nobody's LaProp" in capsys.readouterr().out
+        assert not list(tmp_path.iterdir())
+        return
     table = pd.read_csv(tmp_path / "bench_optimizers" / "cpu" / "table.csv")
     assert set(table["set"]) == set(bench.SETS)
     assert (table.loc[table["optimizer"] == bench.BASE, "ratio"] == 1).all()

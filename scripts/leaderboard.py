@@ -281,8 +281,8 @@ def _ranking_table(ranking: pd.DataFrame) -> str:
     names = style.in_order(ranking.optimizer)
     lines = [
         (
-            "Restricted mean steps (95%), and how many seeds reach the target; bold: the fewest. "
-            "† refused by the fairness gate, * fewer than 10 seeds.\n"
+            "Restricted mean steps (95%), and how many seeds reach the target; bold: the fewest, where "
+            "more than half do. † refused by the fairness gate, * fewer than 10 seeds.\n"
         ),
         "| problem | target | horizon | " + " | ".join(style.mark(o).label for o in names) + " |",
         "| --- " * (3 + len(names)) + "|",
@@ -301,9 +301,10 @@ def _ranking_table(ranking: pd.DataFrame) -> str:
 def _cell(row: Any) -> str:
     if not row.reached:
         return f"never, 0/{row.n}"
-    interval = f" ({row.low:,.0f} to {row.high:,.0f})" if row.n > 1 else ""
+    known = np.isfinite([row.low, row.high]).all()  # not of a few seeds
+    interval = f" ({row.low:,.0f} to {row.high:,.0f})" if known else ""
     text = f"{row.restricted_mean:,.0f}{interval}, {row.reached}/{row.n}"
-    return f"**{text}**" if row["rank"] == 1 else text
+    return f"**{text}**" if row["rank"] == 1 and 2 * row.reached > row.n else text
 
 
 def to_text(folder: Path) -> str:

@@ -237,8 +237,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 _panel(ax, cell, theirs, names, config)
                 level = settings.context_free_loss.iloc[0]
                 ax.axhline(level, color="#555555", linewidth=0.8, linestyle=":")
-                many = f"{warmup:,} of {config['whole']:,} steps" if warmup else "no steps"
-                ax.set_title(f"{chr(97 + row * len(warmups) + column)}  {many} of warm-up, lr {lr:g}",
+                many = f"{warmup:,} of {config['whole']:,} steps of" if warmup else "no"
+                ax.set_title(f"{chr(97 + row * len(warmups) + column)}  {many} warm-up, lr {lr:g}",
                              loc="left")  # fmt: skip
                 if column == 0:
                     ax.set_ylabel("training loss (bits per token)")

@@ -1,9 +1,11 @@
 """From a corpus's name or folder to numbered sentence pairs and two dictionaries."""
 
 import functools
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,8 @@ def load(name: str, data_dir: Path, merges: int) -> Corpus:
                             f".{TARGET} expected, or a fairseq data-bin")  # fmt: skip
         lines = {split: text.read_pairs(folder, split) for split in SPLITS}
         in_pieces = (folder / text.CODE).exists()
+        if not in_pieces and not any(re.search(r"\w\w", line) for line in chain(*lines["train"])):
+            raise DataError("no word of two letters in train.de and train.en, to learn pieces from")
     except OSError as error:
         raise DataError(f"corpus={name}: {error}") from None
     if in_pieces:  # the text itself is not there

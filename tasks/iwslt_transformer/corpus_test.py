@@ -77,6 +77,10 @@ def write(folder, name, content):
     ("damage", "message"),
     [
         (lambda f: (f / "valid.en").unlink(), "valid.en: cannot be read: No such file"),
+        (
+            lambda f: [write(f, f"train.{side}", b"a b\nc\n") for side in ("de", "en")],
+            ": no word of two letters in train.de and train.en",
+        ),
         (lambda f: write(f, "train.de", b"eins\nzwei\n"), "train.de:2: ends here, where"),
         (lambda f: write(f, "test.de", b"eins\n \ndrei\n"), "test.de:2: empty line"),
         (lambda f: write(f, "valid.de", "eins\nzwölf\ndrei\n".encode("latin-1")),

@@ -103,7 +103,9 @@ class IwsltTransformer(Task):
         )  # fmt: skip
         check_counts(4, width=width)  # positions are told by the sines of two frequencies or more
         if width % (2 * heads):
-            raise ValueError(f"heads={heads}: twice that does not divide width={width}")
+            raise ValueError(
+                f"width={width}: a multiple of {2 * heads}, twice heads={heads}, expected"
+            )
         check_counts(0, bleu_sentences=bleu_sentences)
         check_numbers(
             "a number in [0, 1)", lambda x: 0 <= x < 1, dropout=dropout,

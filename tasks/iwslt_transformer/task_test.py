@@ -238,7 +238,7 @@ def test_padding_is_below_a_twentieth_of_the_rectangles():
     ("changes", "message"),
     [
         ({"layers": 0}, "layers=0: a whole number >= 1 expected"),
-        ({"width": 18}, "heads=4: twice that does not divide width=18"),
+        ({"width": 18}, "width=18: a multiple of 8, twice heads=4, expected"),
         ({"width": 2, "heads": 1}, "width=2: a whole number >= 4 expected"),
         ({"heads": True}, "heads=True: a whole number >= 1 expected"),
         ({"bleu_sentences": 2.5}, "bleu_sentences=2.5: a whole number >= 0 expected"),
