@@ -106,10 +106,11 @@ def check_scale(overrides: Sequence[str]) -> None:
 
 
 def check_seeds(overrides: Sequence[str]) -> None:
-    """Refuse a seed that nothing would come of."""
-    given = {o.key_or_group: o.input_line for o in parse(overrides)}
-    if "seed" in given and "seeds" in given:
-        raise ConfigError(f"{given['seed']}: of no effect beside {given['seeds']}")
+    """Refuse a seed that nothing would come of: beside a list, and not a number, of seeds."""
+    given = {o.key_or_group: o for o in parse(overrides)}
+    if "seed" in given and "seeds" in given and isinstance(given["seeds"].value(), list):
+        lines = given["seed"].input_line, given["seeds"].input_line
+        raise ConfigError(f"{lines[0]}: of no effect beside {lines[1]}")
 
 
 def on_leaderboard() -> list[str]:
