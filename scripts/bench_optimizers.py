@@ -5,9 +5,9 @@
 All optimizers step in turn in every round, each on parameters of its own, and ratios are taken
 within a round, so that a machine whose speed drifts does not decide. Gradients are written anew
 before every step, outside the clock. Bytes are those that cannot be avoided: parameter, gradient
-and two buffers read, three of them written; a copy moves 67 MB each way, so that a set which a
-processor's caches hold can do better. LaProp of other libraries takes part where it is installed
-(the extra ``peers``). Writes ``<results-dir>/bench_optimizers/<cpu|cuda>/`` where all took part.
+and two buffers read, three of them written. On a CPU a step can do better than the copy: a copy
+also fetches what it overwrites, which does not count. LaProp of other libraries takes part where it
+is installed (the extra ``peers``). Writes ``<results-dir>/bench_optimizers/<cpu|cuda>/`` where all took part.
 """
 
 import argparse
