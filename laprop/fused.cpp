@@ -93,8 +93,8 @@ using std::sqrt;
 
 // ---- the update of laprop.py
 
-// The numbers that all elements of a tensor share, in the step that follows what is stored.
-struct Shared {
+// What all elements of a tensor have in common, in the step that follows what is stored.
+struct Common {
   double step, exp_avg_lr_1, exp_avg_lr_2;
   double lr;
   double gain;   // of g / denominator in the momentum
@@ -103,8 +103,8 @@ struct Shared {
   bool centered_now;
 };
 
-DEVICE Shared shared_by(const Arguments& a, Integer t) {
-  Shared s;
+DEVICE Common common_to(const Arguments& a, Integer t) {
+  Common s;
   s.lr = a.lr_address ? *a.lr_address : a.lr;
   s.step = (double)(*a.step[t] + 1);
   s.exp_avg_lr_1 = a.beta1 * *a.exp_avg_lr_1[t] + a.rest1 * s.lr;
@@ -119,7 +119,7 @@ DEVICE Shared shared_by(const Arguments& a, Integer t) {
 
 // Count the step of tensor t, once nobody needs any more what was stored before it.
 DEVICE void advance(const Arguments& a, Integer t) {
-  const Shared s = shared_by(a, t);
+  const Common s = common_to(a, t);
   *a.step[t] = (float)s.step;
   *a.exp_avg_lr_1[t] = s.exp_avg_lr_1;
   *a.exp_avg_lr_2[t] = s.exp_avg_lr_2;
@@ -133,12 +133,12 @@ DEVICE void update(const Arguments& a, Integer t, Integer first, Integer last, i
   Stored* RESTRICT exp_avg_sq = (Stored*)a.exp_avg_sq[t];
   Stored* RESTRICT largest = (Stored*)a.max_exp_avg_sq[t];
   Stored* RESTRICT mean = (Stored*)a.exp_mean_avg_beta2[t];
-  const Shared shared = shared_by(a, t);
-  const Real gain = (Real)shared.gain, floor = (Real)shared.floor, rate = (Real)shared.rate;
-  const bool centered_now = shared.centered_now, moves = shared.rate != 0;
+  const Common common = common_to(a, t);
+  const Real gain = (Real)common.gain, floor = (Real)common.floor, rate = (Real)common.rate;
+  const bool centered_now = common.centered_now, moves = common.rate != 0;
   const bool keeps_largest = centered_now == (CENTERED != 0);
   const Real beta1 = (Real)a.beta1, beta2 = (Real)a.beta2, rest2 = (Real)a.rest2;
-  const Real before = (Real)(1 - shared.lr * a.scale_before), after = (Real)a.scale_after;
+  const Real before = (Real)(1 - common.lr * a.scale_before), after = (Real)a.scale_after;
   const Real sign = (Real)a.sign;
 
   // Several elements in flight hide the latency of a GPU's memory; a CPU's vectors are enough.

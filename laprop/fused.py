@@ -120,7 +120,7 @@ class Part:
     @functools.cached_property
     def done(self) -> Tensor:
         """In which the workers count themselves, on a GPU."""
-        return torch.zeros((), dtype=torch.int32, device=self.device)
+        return _zero(self.device)
 
     def point(self, name: str, addresses: list[int]) -> None:
         getattr(self.arguments, name)[: len(addresses)] = addresses
@@ -214,9 +214,13 @@ def _launch(part: Part, group: dict[str, Any]) -> None:
         with nullcontext() if present else torch.cuda.device(device):
             # A graph has a count of its own: it may outlive the part, and capturing sets nothing to 0.
             capturing = torch.cuda.is_current_stream_capturing()
-            done = torch.zeros((), dtype=torch.int32, device=device) if capturing else part.done
+            done = _zero(device) if capturing else part.done
             arguments.done = done.data_ptr()
             launch(arguments.workers, part.pointers)
+
+
+def _zero(device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=torch.int32, device=device)
 
 
 def _flat(

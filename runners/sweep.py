@@ -113,10 +113,7 @@ def _run_missing(jobs: list[Job], launcher: DictConfig) -> int:
     todo = [job for job, ended in zip(jobs, finished, strict=True) if not ended]
     for job in done:
         check_inputs(job.config)
-    print(
-        f"{len(jobs)} run{'s' * (len(jobs) != 1)}, {len(done)} finished before, {len(todo)} to do",
-        flush=True,
-    )
+    print(f"{_number_of(jobs)}, {len(done)} finished before, {len(todo)} to do", flush=True)
     other = sum(made_by_other_code(job.config.folder) for job in done)
     if other:
         print(f"{other} of the finished were {OTHER_CODE}", file=sys.stderr)
@@ -220,13 +217,15 @@ def taken_by_others(jobs: Sequence[Job]) -> set[str]:
     }
 
 
+def _number_of(jobs: list[Job]) -> str:
+    return "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
+
+
 def _report(jobs: list[Job]) -> int:
     states = {job.config.key: state(job.config) for job in jobs}
     counts = Counter(states.values())
-    print(
-        f"{len(jobs)} run{'s' * (len(jobs) != 1)}: "
-        + ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-    )
+    each = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+    print(f"{_number_of(jobs)}: {each}")
     listed: Counter[str] = Counter()
     for job in jobs:
         name = states[job.config.key]

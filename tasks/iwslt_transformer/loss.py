@@ -1,11 +1,11 @@
-"""Label-smoothed cross-entropy of a linear layer, without ever holding all its logits.
+"""Label-smoothed cross-entropy of a linear layer, some tokens at a time.
 
     loss = (1 - eps - eps_i) nll + eps_i sum_v -log p_v,   eps_i = eps / (V - 1),
 
 summed over the tokens; log p in float32 (fairseq, ``label_smoothed_cross_entropy``). The gradient
 with respect to the logits is softmax - eps_i - (1 - eps - eps_i) onehot. For 4,096 tokens and
 10,000 symbols a matrix of logits is 160 MB, and there would be four of them; here some tokens at a
-time go through product, loss and both gradients in the same memory.
+time, on a GPU a whole batch, go through product, loss and both gradients in the same memory.
 """
 
 import torch
