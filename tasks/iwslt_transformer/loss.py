@@ -5,13 +5,14 @@
 summed over the tokens; log p in float32 (fairseq, ``label_smoothed_cross_entropy``). The gradient
 with respect to the logits is softmax - eps_i - (1 - eps - eps_i) onehot. For 4,096 tokens and
 10,000 symbols a matrix of logits is 160 MB, and there would be four of them; here some tokens at a
-time, on a GPU a whole batch, go through product, loss and both gradients in the same memory.
+time, on a GPU a whole batch, go through product, loss and both gradients in the same memory. Between
+the products, on a CPU, it is a few at a time, which its caches hold.
 """
 
 import torch
 from torch import Tensor
 
-CHUNK = 512  # tokens
+CHUNK, ROWS = 2048, 128  # tokens in a product, and between products
 GPU_CHUNK = 8192  # a whole batch: few launches count for more than memory
 
 
@@ -27,28 +28,30 @@ class _Smoothed(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=states.device)
         grad_states = torch.empty_like(states) if needed else None
         grad_weight = torch.zeros_like(weight) if needed else None
-        chunk = GPU_CHUNK if states.is_cuda else CHUNK
-        rows = min(chunk, len(target))
-        scores = states.new_empty(rows, symbols)
-        logps = scores.new_empty(rows, symbols, dtype=exact)
+        chunk, rows = (GPU_CHUNK, GPU_CHUNK) if states.is_cuda else (CHUNK, ROWS)
+        scores = states.new_empty(min(chunk, len(target)), symbols)
+        logps = scores.new_empty(min(rows, len(target)), symbols, dtype=exact)
         for start in range(0, len(target), chunk):
             part = slice(start, start + chunk)
-            x, wanted = states[part], target[part, None]
-            logits, logp = scores[: len(x)], logps[: len(x)]
-            torch.mm(x, matrix.T, out=logits)
-            torch.log_softmax(logits, dim=1, dtype=exact, out=logp)
-            chosen = logp.gather(1, wanted).sum()
-            nll -= chosen
-            loss -= kept * chosen + each * logp.sum()
+            x = states[part]
+            logits = torch.mm(x, matrix.T, out=scores[: len(x)])
+            for some, wanted in zip(
+                logits.split(rows), target[part, None].split(rows), strict=True
+            ):
+                logp = torch.log_softmax(some, dim=1, dtype=exact, out=logps[: len(some)])
+                chosen = logp.gather(1, wanted).sum()
+                nll -= chosen
+                loss -= kept * chosen + each * logp.sum()
+                if needed:  # the logits are not, any more: their gradient takes their place
+                    delta = logp.exp_().sub_(each)
+                    delta.scatter_add_(1, wanted, delta.new_full(wanted.shape, -kept))
+                    some.copy_(delta)
             if grad_states is not None and grad_weight is not None:
-                delta = logp.exp_().sub_(each)
-                delta.scatter_add_(1, wanted, delta.new_full(wanted.shape, -kept))
-                delta = delta.to(states.dtype)
-                torch.mm(delta, matrix, out=grad_states[part])
-                if delta.dtype == weight.dtype:
-                    grad_weight.addmm_(delta.T, x)
+                torch.mm(logits, matrix, out=grad_states[part])
+                if logits.dtype == weight.dtype:
+                    grad_weight.addmm_(logits.T, x)
                 else:
-                    grad_weight += delta.T @ x
+                    grad_weight += logits.T @ x
         if needed:
             ctx.save_for_backward(grad_states, grad_weight)
         ctx.mark_non_differentiable(nll)
