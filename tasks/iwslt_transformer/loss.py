@@ -12,7 +12,8 @@ the products, on a CPU, it is a few at a time, which its caches hold.
 import torch
 from torch import Tensor
 
-CHUNK, ROWS = 2048, 128  # tokens in a product, and between products
+CHUNK = 2048  # tokens in a product
+CACHED = 1 << 20  # scores in work between products
 GPU_CHUNK = 8192  # a whole batch: few launches count for more than memory
 
 
@@ -28,7 +29,9 @@ class _Smoothed(torch.autograd.Function):
         nll = torch.zeros((), dtype=exact, device=states.device)
         grad_states = torch.empty_like(states) if needed else None
         grad_weight = torch.zeros_like(weight) if needed else None
-        chunk, rows = (GPU_CHUNK, GPU_CHUNK) if states.is_cuda else (CHUNK, ROWS)
+        chunk, rows = CHUNK, max(1, CACHED // symbols)
+        if states.is_cuda:
+            chunk = rows = GPU_CHUNK
         scores = states.new_empty(min(chunk, len(target)), symbols)
         logps = scores.new_empty(min(rows, len(target)), symbols, dtype=exact)
         for start in range(0, len(target), chunk):

@@ -16,7 +16,7 @@ import torch
 from runners.config import ROOT
 from tasks.iwslt_transformer import batches, bleu
 from tasks.iwslt_transformer.loss import smoothed_loss
-from tasks.iwslt_transformer.model import EncoderLayer, Shape, _added, _dropped, in_half
+from tasks.iwslt_transformer.model import Dropout, in_half
 from tasks.iwslt_transformer.task import IwsltTransformer, context_free_loss
 
 SMALL = {"width": 16, "feed_forward": 32, "layers": 1, "max_tokens": 160, "window": 4}
@@ -49,7 +49,8 @@ def adam(task):
     return torch.optim.Adam(task.parameters(), lr=1e-3)
 
 
-def test_smoothed_loss_is_torchs_cross_entropy_and_its_gradient_is_autograds():
+def test_smoothed_loss_is_torchs_cross_entropy_and_its_gradient_is_autograds(monkeypatch):
+    monkeypatch.setattr("tasks.iwslt_transformer.loss.CACHED", 13 * 100)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(4200, 6, dtype=torch.float64, generator=generator, requires_grad=True)
     weight = torch.randn(13, 6, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -71,29 +72,20 @@ def test_smoothed_loss_is_torchs_cross_entropy_and_its_gradient_is_autograds():
 def test_dropout_drops_the_share_it_should_and_the_same_in_the_gradient(dtype):
     torch.manual_seed(0)
     x = torch.ones(999, 513, dtype=dtype, requires_grad=True)
-    y = _dropped(EncoderLayer(Shape(8, 8, 2, 1, dropout=0.3)), x)
+    dropout = Dropout(0.3)
+    dropout.begin()
+    y = dropout(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
     share = (y == 0).double().mean().item()
     assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / y.numel())
     assert y.max().item() == pytest.approx(1 / 0.7, rel=1e-2 if dtype == torch.bfloat16 else 1e-5)
-    assert torch.equal(_dropped(EncoderLayer(Shape(8, 8, 2, 1, dropout=0.0)), x), x)
-
-
-def test_dropout_on_a_branch_is_dropout_added_and_other_elements_each_time():
-    layer = EncoderLayer(Shape(8, 8, 2, 1, dropout=0.3))
-    x, branch = (torch.randn(7, 9, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    torch.manual_seed(5)
-    found = _added(layer, x, branch)
-    torch.manual_seed(5)
-    expected = x + _dropped(layer, branch)
-    torch.testing.assert_close(found, expected)
-    do = torch.randn(7, 9, dtype=torch.float64)
-    torch.testing.assert_close(torch.autograd.grad(found, (x, branch), do),
-                               torch.autograd.grad(expected, (x, branch), do))  # fmt: skip
-    assert not torch.equal(_added(layer, x, branch), found)
-    layer.eval()
-    assert torch.equal(_added(layer, x, branch), x + branch)
+    assert not torch.equal(dropout(x), y)  # other elements each time
+    torch.manual_seed(0)
+    dropout.begin()
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 def test_an_update_is_the_mean_over_its_tokens_whatever_the_number_of_batches():
