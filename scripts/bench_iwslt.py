@@ -1,13 +1,14 @@
 """An update of the translation transformer against fairseq's and against its own arithmetic.
 
-    python -m scripts.bench_iwslt [--corpus DIR] [--rounds 5] [--max-tokens 4096] [--device cpu]
+    python -m scripts.bench_iwslt [--corpus DIR] [--rounds 12] [--max-tokens 4096] [--device cpu]
     python -m scripts.bench_iwslt --follow 20 [--corpus DIR] [--max-tokens 4096] [--device cpu]
 
 The full model (`transformer_iwslt_de_en`) and Adam on all sides, ours fused
 (`optimizer.fused=true`), fairseq's its own. The first command measures speed and memory: fairseq
 in float32, ours in float32 and in bfloat16, each in a process of its own, take turns on one batch
-after the other. Ratios are taken within a round, and the first rounds do not count; memory is the
-most that a process ever held. Where fairseq is not installed, ours are measured alone.
+after the other. Ratios are taken within a round, and the first rounds do not count; the ratio of a
+batch depends on how much of it is padding, so rounds should be many. Memory is the most that a
+process ever held. Where fairseq is not installed, ours are measured alone.
 
 The floor is the time of an update's matrix products, forward and backward, on those batches, at the
 speed of a large square product in that precision (float32 as torch has it by default, without TF32).
@@ -21,6 +22,7 @@ without dropout, and prints how far apart their losses are. fairseq: `pip instal
 """
 
 import argparse
+import logging
 import multiprocessing
 import statistics
 import sys
@@ -36,6 +38,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.progress import progress
+from tasks.images import DataError
 from tasks.iwslt_transformer.batches import Batch, batch
 from tasks.iwslt_transformer.task import BITS, IwsltTransformer
 
@@ -229,14 +232,14 @@ def measure(arguments: Namespace, names: Sequence[str]) -> None:
     for name, speed in speeds.items():
         spent, floor = statistics.mean(row[name] for row in rows), work / speed
         print(f"{name:13} {1e3 * spent:9,.1f} ms an update, {spent / floor:.0%} of the floor of "
-              f"{1e3 * floor:,.1f} ms, or {tokens / floor:,.0f} target tokens a second "
+              f"{1e3 * floor:,.1f} ms, which would be {tokens / floor:,.0f} target tokens a second "
               f"({work / 1e9:,.0f} GFLOP at {speed / 1e9:,.0f} GFLOP/s)")  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--corpus", default="numbers", help="a folder, as task.corpus takes it")
-    parser.add_argument("--rounds", type=int, default=5, help="batches that count (default 5)")
+    parser.add_argument("--rounds", type=int, default=12, help="batches that count (default 12)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="of a batch (default 4096)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--follow", type=int, metavar="UPDATES", help="compare losses instead")
@@ -249,17 +252,20 @@ def main() -> int:
     if not Path(arguments.corpus).is_dir() and arguments.corpus != "numbers":
         parser.error(f"--corpus {arguments.corpus}: no such folder")
     missing = no_fairseq()
-    if arguments.follow is not None:
-        if missing:
-            parser.error(f"--follow: needs fairseq, pip install '.[fairseq]' ({missing})")
-        follow(arguments)
-    elif missing:
+    if missing and arguments.follow is not None:
+        parser.error(f"--follow: needs fairseq, pip install '.[fairseq]' ({missing})")
+    if missing:
         print(f"fairseq is not installed and takes no part ({missing})", file=sys.stderr)
-        measure(arguments, [*OURS])
-    else:
-        measure(arguments, [THEIRS, *OURS])
+    try:
+        if arguments.follow is not None:
+            follow(arguments)
+        else:
+            measure(arguments, [*OURS] if missing else [THEIRS, *OURS])
+    except DataError as error:
+        parser.error(str(error))
     return 0
 
 
 if __name__ == "__main__":
+    logging.disable(logging.INFO)  # fairseq turns on what all libraries have to say
     sys.exit(main())

@@ -49,6 +49,7 @@ def test_without_fairseq_ours_are_measured_alone(monkeypatch, capsys):
         (["--follow", "2"], "--follow: needs fairseq, pip install '.[fairseq]'"),
         (["--rounds", "0"], "--rounds, --max-tokens and --follow: whole numbers >= 1 expected"),
         (["--corpus", "nowhere"], "--corpus nowhere: no such folder"),
+        (["--max-tokens", "2"], "error: max_tokens=2: "),
     ],
 )
 def test_bad_arguments(arguments, message, monkeypatch, capsys):
