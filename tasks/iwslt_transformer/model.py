@@ -106,8 +106,8 @@ class EncoderLayer(nn.Module):
         self.dropout = dropout
         self.self_attn = Attention(shape.width, shape.heads)
         self.self_attn_layer_norm = nn.LayerNorm(shape.width)
-        self.fc1 = Linear(shape.width, shape.feed_forward)
-        self.fc2 = Linear(shape.feed_forward, shape.width)
+        self.fc1 = nn.Linear(shape.width, shape.feed_forward)
+        self.fc2 = nn.Linear(shape.feed_forward, shape.width)
         self.final_layer_norm = nn.LayerNorm(shape.width)
 
     def forward(self, x: Tensor, source: Packed) -> Tensor:
@@ -125,8 +125,8 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(shape.width)
         self.encoder_attn = Attention(shape.width, shape.heads)
         self.encoder_attn_layer_norm = nn.LayerNorm(shape.width)
-        self.fc1 = Linear(shape.width, shape.feed_forward)
-        self.fc2 = Linear(shape.feed_forward, shape.width)
+        self.fc1 = nn.Linear(shape.width, shape.feed_forward)
+        self.fc2 = nn.Linear(shape.feed_forward, shape.width)
         self.final_layer_norm = nn.LayerNorm(shape.width)
 
     def forward(self, x: Tensor, shifted: Packed, source: Packed, encoded: Tensor) -> Tensor:
@@ -144,10 +144,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.q_proj = Linear(width, width)
-        self.out_proj = Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
         for projection in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.out_proj.weight)
@@ -207,16 +207,6 @@ class Dropout(nn.Module):
         kept = torch.empty_like(x, requires_grad=False)
         torch.ge(bits[: x.numel()].view_as(x), dropped - 2**15, out=kept)
         return x * kept.mul_(2**16 / (2**16 - dropped))
-
-
-class Linear(nn.Linear):
-    """On a CPU in bfloat16 first the product, then the bias: torch has the product add to copies of
-    the bias, which takes longer."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu" and input.dtype == torch.bfloat16:
-            return (input @ self.weight.t()).add_(self.bias)
-        return super().forward(input)
 
 
 class Positions(nn.Module):
