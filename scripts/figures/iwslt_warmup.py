@@ -212,7 +212,7 @@ def _alike(part: pd.DataFrame) -> dict[str, Any]:
         "effect_unit": "bits per token (Adam − LaProp)",
         "sentence": f"With warm-up the mean training loss at the end is {wide[SUBJECT].mean():.2f} "
         f"bits per token with LaProp, {wide[RIVAL].mean():.2f} with Adam "
-        f"(authors, after 60,000 updates: 3.24 and 3.21).",
+        "(authors, after 60,000 updates: 3.24 and 3.21).",
     }
 
 

@@ -7,6 +7,7 @@ what fairseq draws from, and its streams are frozen.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -140,6 +141,12 @@ class Packed:
     sources: Tensor | None
     mask: Tensor | None
     shape: tuple[int, int]
+
+    def added_mask(self, dtype: torch.dtype) -> Tensor | None:
+        """What attention adds to its scores: -inf at padding, else 0."""
+        if self.mask is None:
+            return None
+        return torch.zeros_like(self.mask, dtype=dtype).masked_fill_(~self.mask, -math.inf)
 
     def to(self, device: torch.device) -> "Packed":
         if device.type == "cpu":

@@ -62,8 +62,7 @@ class Transformer(nn.Module):
         if source.mask is not None and source.mask.is_cuda:
             # what attention adds; of a mask of truths each of its kernels makes it anew
             dtype = next(self.decoder.layers.parameters()).dtype
-            added = torch.zeros_like(source.mask, dtype=dtype)
-            source = replace(source, mask=added.masked_fill_(~source.mask, -math.inf))
+            source = replace(source, mask=source.added_mask(dtype))
         return self.decoder(batch.shifted, source, self.encoder(source))
 
     def logits(self, states: Tensor) -> Tensor:
