@@ -6,9 +6,9 @@
 The full model (`transformer_iwslt_de_en`) and Adam on all sides, ours fused
 (`optimizer.fused=true`), fairseq's its own. The first command measures speed and memory: fairseq
 in float32, ours in float32 and in bfloat16, each in a process of its own, take turns on one batch
-after the other. Ratios are taken within a round, and the first rounds do not count; the ratio of a
-batch depends on how much of it is padding, so rounds should be many. Memory is the most that a
-process ever held. Where fairseq is not installed, ours are measured alone.
+after the other, and the first batches do not count. The ratio is that of the tokens a second; the
+median of the batches' own ratios stands beside it. A batch's depends on how much of it is padding,
+so batches should be many. Memory is the most that a process ever held. Where fairseq is not installed, ours are measured alone.
 
 The floor is the time of an update's matrix products, forward and backward, on those batches, at the
 speed of a large square product in that precision (float32 as torch has it by default, without TF32).
@@ -27,6 +27,7 @@ import multiprocessing
 import statistics
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -49,6 +50,13 @@ BETAS = (0.9, 0.98)
 WARM_UP = {"cpu": 1, "cuda": 5}
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns that keep the device busy
 Update = Callable[[], float]  # the next one; its loss in bits per token
+
+
+def quiet() -> None:
+    """fairseq turns on what all libraries have to say, and calls what torch warns of."""
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", "Support for mismatched", UserWarning)
 
 
 def no_fairseq() -> str:
@@ -167,6 +175,7 @@ def flops_a_second(dtype: torch.dtype, device: str) -> float:
 
 def side_alone(name: str, arguments: Namespace, wire: Connection) -> None:
     """A process: sends the seconds of an update whenever asked, at the end its memory."""
+    quiet()
     device, lr = arguments.device, 1e-6  # so small that all sides stay where they are
     task = task_for(arguments, dropout=0.3)
     if name == THEIRS:
@@ -204,7 +213,7 @@ def measure(arguments: Namespace, names: Sequence[str]) -> None:
         end.close()  # so that the death of the process ends the conversation
         wires.append(wire)
     rows = []
-    for step in progress(range(warm_up + rounds), "rounds"):
+    for step in progress(range(warm_up + rounds), "batches"):
         row = {}
         for name, wire in zip(names, wires, strict=True):
             wire.send(True)
@@ -226,8 +235,9 @@ def measure(arguments: Namespace, names: Sequence[str]) -> None:
         spent = statistics.mean(row[name] for row in rows)
         line = f"{name:13} {tokens / spent:9,.0f} target tokens a second"
         if THEIRS in names:
-            ratio = statistics.median(row[THEIRS] / row[name] for row in rows)
-            line += f", {ratio:5.2f} times fairseq's (median of rounds)"
+            ratios = [row[THEIRS] / row[name] for row in rows]
+            ratio = statistics.mean(row[THEIRS] for row in rows) / spent
+            line += f", {ratio:.2f} times fairseq's (of a batch {statistics.median(ratios):.2f})"
         print(f"{line}, peak memory {most:.2f} GB")
     for name, speed in speeds.items():
         spent, floor = statistics.mean(row[name] for row in rows), work / speed
@@ -267,5 +277,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.INFO)  # fairseq turns on what all libraries have to say
+    quiet()
     sys.exit(main())
