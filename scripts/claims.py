@@ -198,6 +198,7 @@ CLAIMS += (
         "uv_plane",
         "LaProp trains a larger fraction of the cells of the grid with μ > √ν",
         f"its lead there is below {SMALL_GAP}",
+        note="supported says that LaProp trains more of these cells, not that Adam trains none",
     ),
     Claim(
         "uv_alike_below",

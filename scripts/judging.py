@@ -30,6 +30,11 @@ N_COUNTS = (
     "n counts report seeds; where trials are resampled beside them, as for what a tuning budget is "
     "worth, the fewer of the two; for a maximum its cases."
 )
+P_MEANS = (
+    f"p is that of the verdict's test, two-sided, after Holm's correction for all verdicts of the "
+    f"experiment; a verdict needs {ALPHA} at most. A dash: no test, as nothing is random in it, or as "
+    "a bound stands or falls with single cases."
+)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,10 @@ def from_frame(frame: pd.DataFrame) -> list[Verdict]:
 
 
 def to_markdown(verdicts: Sequence[Verdict]) -> str:
-    """One table row per verdict; a refused or missing ranking shows its reason instead."""
+    """One table row per verdict; a refused or missing ranking shows its reason instead.
+
+    Below it what would have supported or contradicted each claim.
+    """
     known = {claim.id: claim for claim in CLAIMS}
     lines = [
         "| claim | setting | verdict | effect (95% interval) | n | tuning | p (Holm) | in words |",
@@ -173,6 +181,10 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
         cells = [claim.sentence if claim else v.claim, v.setting, verdict, effect_text(v), str(v.n),
                  v.budget, p, told]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
+    told = [known[id] for id in dict.fromkeys(v.claim for v in verdicts) if id in known]
+    lines += ["", "Fixed in advance:", ""] if told else []
+    lines += [f"- *{claim.sentence}* Supported if {claim.supported_by}; contradicted if "
+              f"{claim.contradicted_by}." for claim in told]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -188,7 +200,10 @@ def p_text(v: Verdict) -> str:
     """The corrected p-value; a dash where there is no test."""
     if math.isnan(v.p_holm):
         return "–"
-    return f"{v.p_holm:.3f}" if v.p_holm >= 0.001 else "< 0.001"
+    if v.p_holm < 0.001:
+        return "< 0.001"
+    # with more digits where three would not tell on which side of ALPHA it is
+    return f"{v.p_holm:.4f}" if abs(v.p_holm - ALPHA) < 0.0005 else f"{v.p_holm:.3f}"
 
 
 def effect_or_reason(v: Verdict) -> str:

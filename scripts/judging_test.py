@@ -1,6 +1,7 @@
 """Verdicts from arms with known answers, Holm over verdicts, rendering."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -213,12 +214,28 @@ def test_holm_runs_over_the_tested_verdicts_and_takes_back_what_fails() -> None:
     assert judging.settle([missing]) == [missing]
 
 
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0009, "< 0.001"),
+        (0.012345, "0.012"),
+        (0.04974, "0.0497"),
+        (0.05003, "0.0500"),
+        (0.2, "0.200"),
+    ],
+)
+def test_a_p_value_tells_on_which_side_of_the_limit_it_is(p, text) -> None:
+    assert judging.p_text(replace(_verdict(p), p_holm=p)) == text
+
+
 def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
     refused = judging.inconclusive(CLAIM, "tuned", "the steps differ", n=20, refused=True)
     verdicts = judging.settle([_verdict(0.0001), refused])
     text = judging.to_markdown(verdicts)
     rows = text.splitlines()
-    assert len(rows) == 4 and text.endswith("\n")
+    assert rows[4:7] == ["", "Fixed in advance:", ""] and text.endswith("\n")
+    (rule,) = rows[7:]  # once for both verdicts
+    assert CLAIM.supported_by in rule and CLAIM.contradicted_by in rule
     assert "1,234 (−2 to ∞) steps" in rows[2] and "In \\| words." in rows[2]
     assert "**supported**" in rows[2] and "| < 0.001 |" in rows[2]
     assert "**inconclusive** (refused)" in rows[3] and "No ranking: the steps differ." in rows[3]

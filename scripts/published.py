@@ -27,6 +27,7 @@ from scripts.figures import style
 REFERENCE = ROOT / "results" / "reference"
 EXPERIMENT, FOLDER = "published", "authors"  # results/published/authors/
 DISTANCES = "distance_to_published.csv"  # what a figure module may write beside its tables
+ROBERTA_UPDATES = 125_000  # of a whole run
 LAST_TENTH = 0.9  # from this fraction of the updates on
 
 
@@ -95,7 +96,11 @@ def verdicts(table: pd.DataFrame) -> list[judging.Verdict]:
                      for setting, row in both.iterrows())  # fmt: skip
     (claim,) = claims.claims_of(EXPERIMENT)
     verdict = judging.inconclusive(claim, "authors' logs", judging.few_seeds(1), n=1)
-    said = f"{verdict.sentence} Their training loss at the end, bits per token: {told}."
+    (updates,) = set(table.updates[table.task == "roberta"])
+    said = (
+        f"{verdict.sentence} Their mean training loss over the last tenth of the {updates:,} updates "
+        f"published, of {ROBERTA_UPDATES:,}, bits per token: {told}."
+    )
     return [replace(verdict, sentence=said)]
 
 
@@ -129,7 +134,7 @@ def draw(found: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_ylabel(y)
             ax.set_ylim(bottom=0)
         fig.text(0.01, 0.02, "Each curve is one run (n = 1), so that no ranking follows. Colour: the "
-                 "optimizer. In c the two differ in ε as well as in the optimizer.",
+                 f"optimizer; line: the setting.\nb has the first sixth of {ROBERTA_UPDATES:,} updates. In c the two differ in ε as well as in the optimizer.",
                  fontsize=7, va="bottom")  # fmt: skip
     return fig
 

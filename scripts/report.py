@@ -40,6 +40,13 @@ LEADERBOARD_NOTE = (
     "Steps to a target; the score is the area under the performance profile. Read the leads: a score counts for a place only where "
     "the interval of its lead over the next lies above 0."
 )
+FURTHER = (
+    "Settings between quick and paper scale, told in their own words; not in the table of claims."
+)
+DISTANCES = (
+    "Mean distance of our curve from the authors' (n = 1), at their points within ours. Where there is "
+    "a stand-in, data, vocabulary and length differ from theirs: compare the shapes, not the heights."
+)
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -125,6 +132,18 @@ def sections(results_dir: Path) -> list[Section]:
     ]
 
 
+def further(results_dir: Path) -> list[tuple[str, str]]:
+    """Title and link of results that were made and written up by hand, beside the scales."""
+    known = {*SCALES, "smoke"}
+    found = []
+    for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS):
+        for path in sorted(results_dir.glob(f"{experiment}/*/README.md")):
+            first = path.read_text().partition("\n")[0]
+            if path.parent.name not in known and first.startswith("# ") and ", scale " not in first:
+                found.append((first[2:], f"{experiment}/{path.parent.name}/"))
+    return found
+
+
 def _section(experiment: str, scale: str, folder: Path) -> Section:
     about = provenance.read(folder)
     if about and (missing := [key for key in provenance.TOLD if key not in about]):
@@ -183,11 +202,11 @@ def write(results_dir: Path) -> list[Path]:
     for scale in SCALES:
         if list(results_dir.glob(f"*/{scale}/{leaderboard.FILE_NAME}")):
             leaderboard.make(results_dir, scale)
-    found, ranked = sections(results_dir), boards(results_dir)
+    found, ranked, more = sections(results_dir), boards(results_dir), further(results_dir)
     folders = {section.place: section.folder for section in [*found, *ranked]}
     pages = {
-        results_dir / "REPORT.md": to_markdown(found, ranked).encode(),
-        results_dir / "index.html": to_html(found, ranked).encode(),
+        results_dir / "REPORT.md": to_markdown(found, ranked, more).encode(),
+        results_dir / "index.html": to_html(found, ranked, more).encode(),
         results_dir / "figures.pdf": to_pdf(folders),
     }
     if results_dir.resolve() == (ROOT / "results").resolve():
@@ -208,7 +227,9 @@ def _check_figures(found: Sequence[Section]) -> None:
 # ---------------------------------------------------------------- REPORT.md and README.md
 
 
-def to_markdown(found: Sequence[Section], ranked: Sequence[Board]) -> str:
+def to_markdown(
+    found: Sequence[Section], ranked: Sequence[Board], more: Sequence[tuple[str, str]] = ()
+) -> str:
     """``REPORT.md``."""
     table = rows(found)
     parts = [
@@ -216,13 +237,19 @@ def to_markdown(found: Sequence[Section], ranked: Sequence[Board]) -> str:
         (
             "Each claim of the LaProp paper and how it fared here; what is no claim of the paper says "
             "so. Effects come with 95% intervals. A claim with too few seeds, or whose comparison would "
-            f"not be fair, is inconclusive. {judging.N_COUNTS} {summary(table)}"
+            f"not be fair, is inconclusive. {judging.N_COUNTS} {judging.P_MEANS} {summary(table)}"
         ),
         _claims_table(table),
         "# Experiment by experiment",
     ]
     for section in found:
         parts += [f"## {section.experiment}, {scale_text(section)}", *_section_text(section)]
+    if more:
+        parts += [
+            "# Further runs",
+            FURTHER,
+            "\n".join(f"- [{title}]({link})" for title, link in more),
+        ]
     if rows_ := [(s, d) for s in found for d in s.distances]:
         parts += ["# Published numbers beside ours", _distances_table(rows_)]
     for ranking in ranked:
@@ -290,7 +317,7 @@ def _section_text(section: Section) -> Iterator[str]:
 
 
 def _distances_table(found: Sequence[tuple[Section, dict[str, Any]]]) -> str:
-    lines = ["Mean distance of our curve from the authors' (n = 1), at their points within ours.", "",
+    lines = [DISTANCES, "",
              "| experiment | setting | distance | points | |", "|---|---|---|---|---|"]  # fmt: skip
     for section, row in found:
         cells = [f"[{section.experiment}]({section.place}/), {scale_text(section)}", row["setting"],
@@ -321,7 +348,9 @@ def scale_text(section: Section) -> str:
 # ---------------------------------------------------------------- index.html and figures.pdf
 
 
-def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
+def to_html(
+    found: Sequence[Section], ranked: Sequence[Board], more: Sequence[tuple[str, str]] = ()
+) -> str:
     """``index.html``: `report.html.jinja` filled in, with the figures in it."""
     import jinja2
 
@@ -336,11 +365,15 @@ def to_html(found: Sequence[Section], ranked: Sequence[Board]) -> str:
     return environment.from_string(TEMPLATE.read_text()).render(
         rows=table,
         n_counts=judging.N_COUNTS,
+        p_means=judging.P_MEANS,
         summary=summary(table),
         sections=found,
         sentences={claim.id: claim for claim in CLAIMS},
         figures={s.place: inline_figure(s.place, s.folder) for s in [*found, *ranked]},
         boards=ranked,
+        further=more,
+        further_told=FURTHER,
+        distances_told=DISTANCES,
         distances=[(section, row) for section in found for row in section.distances],
     )
 

@@ -145,8 +145,11 @@ def _readme(about: Mapping[str, Any], verdicts: Sequence[judging.Verdict]) -> st
     python -m scripts.reproduce {about["command"]}
 
 {judging.to_markdown(verdicts).strip()}
+
+{judging.N_COUNTS} {judging.P_MEANS}
 {noticed}
-{provenance.to_markdown(about)}- Tables: `tidy.parquet` (one row a measured value), and what the figure shows as CSV.
+{provenance.to_markdown(about)}- Tables: `tidy.parquet` (one row a measured value), and what the figure shows as CSV; their columns
+  are explained in `results/README.md`.
 """
 
 

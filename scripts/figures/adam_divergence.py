@@ -49,7 +49,7 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`left`: for each seed the step at which it left, NaN if not, and whether it ever settled;
-    `survival`: their fractions."""
+    `survival`: how many of them stay, and their fraction."""
     found = training.curves(tidy, "smoothed_loss").sort_values("step")
     found = pick(found, found.phase == "report")
     groups = found.groupby(["optimizer", "beta2", "lr", "seed"], observed=True)
@@ -58,7 +58,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     left = left.reset_index()
     rows = []
     for key, cell in left.groupby(["optimizer", "beta2", "lr"], observed=True):
-        stay, n = int(cell.left.isna().sum()), len(cell)
+        stay, n = int(_stays(cell).sum()), len(cell)
         low, high = statistics.wilson_interval(stay, n)
         rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
                     | {"n": n, "settled": int(cell.settled.sum()), "stay": stay,
@@ -67,10 +67,15 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     return {"survival": pd.DataFrame(rows), "left": left}
 
 
+def _stays(left: pd.DataFrame) -> pd.Series:
+    return left.left.isna() & left.settled
+
+
 def _left_at(run: pd.DataFrame) -> float:
     """The step at which a run has left its basin; NaN where it has not."""
+    run = pick(run, run.step > 0)  # at the start no loss has been averaged yet
     settled = np.maximum.accumulate(run.value.to_numpy() < CHANCE / 2)
-    out = run.step.to_numpy()[settled & (run.value.to_numpy() > CHANCE)]
+    out = run.step.to_numpy()[run.lost.to_numpy() | settled & (run.value.to_numpy() > CHANCE)]
     ends = [float(out[0])] if out.size else []
     if run.diverged_at.notna().any():
         ends.append(float(run.diverged_at.max()))
@@ -80,7 +85,7 @@ def _left_at(run: pd.DataFrame) -> float:
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
     left = tables["left"]
     momentum = float(tidy.beta1.iloc[0])
-    stays = left.assign(stay=left.left.isna() & left.settled)
+    stays = left.assign(stay=_stays(left))
     seeds = int(stays.groupby(["optimizer", "beta2", "lr"], observed=True).size().min())
     below = sorted(v for v in stays.beta2.unique() if v < momentum**2)
     eps = training.eps_of(tidy)
@@ -136,12 +141,19 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
     stay, n = counts[worst]
     low, high = statistics.wilson_interval(stay, n)
     told = ", ".join(f"{counts[v][0] / n:.0%} at ν = {v:g}" for v in levels)
+    needed = math.ceil(math.log(judging.ALPHA / 2) / math.log(STABLE))
+    few = (
+        f" (If all of {n} do, that does not show that more than {STABLE:.0%} of all seeds would: "
+        f"{needed} of {needed} could.)"
+        if n < needed
+        else ""
+    )
     return {
         "p_for": max(statistics.p_fraction_above(*counts[v], STABLE) for v in levels),
         "p_against": statistics.p_fraction_below(stay, n, STABLE) * len(levels),
         "effect": statistics.Estimate(stay / n, low, high, n),
         "effect_unit": f"of the seeds stay (ν = {worst:g}, where the fewest do)",
-        "sentence": f"LaProp reaches a basin and stays in it for {told} of the seeds.",
+        "sentence": f"LaProp reaches a basin and stays in it for {told} of the seeds.{few}",
     }
 
 
@@ -150,6 +162,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     left = tables["left"]
     lrs, levels = sorted(left.lr.unique()), sorted(left.beta2.unique(), reverse=True)
     names, momentum = style.in_order(left.optimizer), float(tidy.beta1.iloc[0])
+    seeds = int(tables["survival"].n.min())
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 1.5 + 1.9 * len(lrs)))
         height = fig.get_figheight()
@@ -165,9 +178,10 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 for name in names:
                     part = pick(left, (left.optimizer == name) & (left.beta2 == v)
                                 & (left.lr == lr))  # fmt: skip
+                    part = pick(part, part.settled)
                     ends = np.sort(part.left.dropna().to_numpy())
                     x = np.concatenate([[0], ends, [config["steps"]]])
-                    y = 1 - np.arange(len(ends) + 1) / len(part)
+                    y = (len(part) - np.arange(len(ends) + 1)) / seeds
                     look = style.mark(name)
                     ax.plot(x, [*y, y[-1]], color=look.colour, linestyle=look.linestyle,
                             linewidth=look.width, drawstyle="steps-post",
@@ -180,29 +194,28 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                 if column:
                     ax.tick_params(labelleft=False)
                 else:
-                    ax.set_ylabel(f"lr {lr:g}\nfraction that stays")
+                    ax.set_ylabel(f"lr {lr:g}\nfraction in its basin")
                 if row == len(lrs) - 1:
                     ax.set_xlabel("optimizer steps")
                 else:
                     ax.tick_params(labelbottom=False)
-        n = int(tables["survival"].n.min())
         fig.text(0.01, 0.06 / height, "\n".join([
-            (f"Scale {config['scale']}: n = {style.counted(n, 'seed')}; {config['depth']} hidden layers of width "
+            (f"Scale {config['scale']}: n = {style.counted(seeds, 'seed')}; {config['depth']} hidden layers of width "
             f"{config['width']}, batch {config['batch']:,}; μ = {momentum:g}, ε = {style.values_text(tidy, 'eps')}"
             f"{config['note']}."),
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),
             ("after it has been below half of it, or is no longer finite. Nothing is tuned. "
-             f"{n} of {n} that stay: 95% interval {statistics.wilson_interval(n, n)[0]:.2f} to 1."),
+             f"{seeds} of {seeds}: 95% interval {statistics.wilson_interval(seeds, seeds)[0]:.2f} to 1."),
             *_never_settled(left),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
 
 def _never_settled(left: pd.DataFrame) -> list[str]:
-    """For the caption: runs drawn as staying that have no basin to leave."""
+    """For the caption: runs that have no basin to leave."""
     stuck = left.assign(stuck=left.left.isna() & ~left.settled)
     told = [f"{style.mark(str(name)).label} at ν = {v:g} ({cell.stuck.sum()} of {len(cell)} runs)"
             for (name, v), cell in stuck.groupby(["optimizer", "beta2"], observed=True)
             if cell.stuck.any()]  # fmt: skip
-    return [f"Counted as staying, but never below half of it: {', '.join(told)}."] if told else []
+    return [f"Never below half of it, so drawn at 0: {', '.join(told)}."] if told else []

@@ -146,8 +146,7 @@ def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
     refused = int((each.refused != "").sum())
     bands = style.interval_text(
         low,
-        "bands and bars: 95% bootstrap intervals over seeds, for these problems, as wide as "
-        f"{low} seeds ask for",
+        "bands and bars: 95% bootstrap intervals over seeds, for these problems",
     )
     text = (
         f"n = {n} seeds; {style.counted(len(each), 'problem')} of "

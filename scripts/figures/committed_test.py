@@ -1,4 +1,4 @@
-"""Every figure whose measurements are committed can be read when it is drawn from them."""
+"""Figures drawn from the committed measurements can be read, and their tables are explained."""
 
 import importlib
 
@@ -31,3 +31,13 @@ def test_no_text_lies_on_another(experiment: str, scale: str) -> None:
 
 def test_there_are_committed_figures() -> None:
     assert {scale for _, scale in COMMITTED} == {"quick", "paper"}
+
+
+def test_every_column_of_the_tables_is_explained() -> None:
+    told = (ROOT / "results" / "README.md").read_text()
+    tables = [path for path in (ROOT / "results").glob("*/*/*.csv")
+              if path.parts[-2] in ("quick", "paper", "authors", "cpu")]  # fmt: skip
+    columns = {column.removesuffix("_low").removesuffix("_high")
+               for path in tables for column in pd.read_csv(path, nrows=0).columns}  # fmt: skip
+    assert len(columns) > 50
+    assert [name for name in sorted(columns) if f"`{name}`" not in told] == []

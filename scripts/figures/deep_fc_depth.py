@@ -126,10 +126,14 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 claim,
                 SETTING,
                 budget=fairness.budget_text(budgets),
-                **training.lead(gains, best, BOOTSTRAP_SEED),
+                **training.lead(
+                    gains,
+                    best,
+                    f"Mean greatest depth that still trains within {config['steps']:,} steps at "
+                    f"width {config['width']}: {means}.",
+                    BOOTSTRAP_SEED,
+                ),
                 effect_unit=f"layers deeper than {labels[best]}",
-                sentence=f"Mean greatest depth that still trains within {config['steps']:,} steps "
-                f"at width {config['width']}: {means}.",
             )
         )
     return judging.settle(found)
@@ -165,7 +169,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             f"{config['note']}."),
             (f"lr per optimizer and depth from {{{lrs}}} on {style.counted(tuning, 'other seed')}. "
             "Medians and quartiles (above the frame: the start)."),
-            ("Dotted: the loss of a uniform guess, ln 10; a net trains once it is below 0.9 of it "
+            ("Dotted: the loss of a uniform guess, ln 10; a net trains if it ends below 0.9 of it "
             "(dashed). Bars: 95% Wilson intervals; marks are shifted sideways."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig

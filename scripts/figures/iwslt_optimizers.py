@@ -129,9 +129,10 @@ def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> d
     means = ", ".join(f"{style.mark(name).label} {wide[name].mean():.2f}"
                       for name in [SUBJECT, *rivals])  # fmt: skip
     return {
-        **training.lead(gains, best, BOOTSTRAP_SEED),
+        **training.lead(
+            gains, best, f"Mean training loss at the end, bits per token: {means}.", BOOTSTRAP_SEED
+        ),
         "effect_unit": f"bits per token below {style.mark(best).label}",
-        "sentence": f"Mean training loss at the end, bits per token: {means}.",
     }
 
 

@@ -412,8 +412,8 @@ def _caption(summary: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> str
     text = (
         f"Scale {config['scale']}: {', '.join(n)}; (μ, ν) = {betas} where an optimizer has two "
         f"betas{alone}. {tuned} Bars: 95% intervals (medians: bootstrap over seeds, fractions: "
-        "Wilson). Open marks with an arrow: the median lies beyond the horizon. Marks are shifted "
-        "sideways so that none hides another."
+        "Wilson). Open marks with an arrow: no median within the horizon; what diverges does not "
+        "converge. Marks are shifted sideways."
     )
     return (
         f"{textwrap.fill(text, 150)}\nc: ● start (0, 0), ★ minimum (1, 1), circle: distance "

@@ -135,10 +135,14 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 claim,
                 SETTING,
                 budget=fairness.budget_text(budgets),
-                **training.lead(gains, best, BOOTSTRAP_SEED),
+                **training.lead(
+                    gains,
+                    best,
+                    f"Loss after {config['steps']:,} steps over that at the start, geometric "
+                    f"means: {told}.",
+                    BOOTSTRAP_SEED,
+                ),
                 effect_unit=f"powers of ten below {style.mark(best).label}'s loss",
-                sentence=f"Loss after {config['steps']:,} steps over that at the start, geometric "
-                f"means: {told}.",
             )
         )
     return judging.settle(settled)

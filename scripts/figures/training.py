@@ -13,6 +13,7 @@ import pandas as pd
 
 from scripts import claims, fairness, judging, statistics
 from scripts.fairness import Budget
+from scripts.figures import style
 
 CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
@@ -28,16 +29,16 @@ def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
 def curves(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
     """One row a replica and evaluation: KEY, ``extra``, step, value.
 
-    A value that is no number, and every value from the step on at which a replica diverged, counts
-    as a guess.
+    A value that is not finite, and every value from the step on at which a replica diverged, counts
+    as a guess: ``lost`` tells.
     """
     keys = [name for name in [*KEY, *extra] if name in tidy]
     found = pick(tidy, tidy.metric == metric)[[*keys, "step", "value"]].copy()
     ends = pick(tidy, tidy.metric == "diverged_at")[["run", "replica", "value"]]
     ends = ends.rename(columns={"value": "diverged_at"})
     found = found.merge(ends, on=["run", "replica"], how="left")
-    dead = found.step > found.diverged_at
-    found["value"] = found.value.where(~dead & found.value.notna(), CHANCE)
+    found["lost"] = (found.step > found.diverged_at) | ~np.isfinite(found.value)
+    found["value"] = found.value.mask(found.lost, CHANCE)
     return found
 
 
@@ -45,10 +46,10 @@ def final(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.Data
     """One row a replica: its last value, capped at a guess, and whether it diverged and trained."""
     found = curves(tidy, metric, extra)
     last = found.sort_values("step").groupby(["run", "replica"], observed=True).tail(1).copy()
-    last["diverged"] = last.diverged_at.notna()
+    last["diverged"] = last.diverged_at.notna() | last.lost
     last["value"] = last.value.where(~last.diverged, CHANCE).clip(upper=CHANCE)
     last["trained"] = last.value < TRAINED
-    return last.drop(columns=["step", "diverged_at"])
+    return last.drop(columns=["step", "diverged_at", "lost"])
 
 
 def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -122,18 +123,30 @@ def refusal(
                                 budget=fairness.budget_text(budgets))  # fmt: skip
 
 
-def lead(gains: Mapping[str, pd.Series], best: str, bootstrap_seed: int) -> dict[str, Any]:
+def lead(
+    gains: Mapping[str, pd.Series], best: str, sentence: str, bootstrap_seed: int
+) -> dict[str, Any]:
     """Is the subject ahead of every rival? The numbers for `judging.judge`.
 
     Args:
         gains: for each rival, how far the subject is ahead of it, seed by seed.
         best: the rival that was best on the tuning seeds. Being behind it contradicts a claim; a
             rival picked by the report seeds themselves would be too good by luck.
+        sentence: of the verdict; the rival that decides is added to it where it is another one.
     """
     ahead = {rival: statistics.mean_interval(gain, seed=bootstrap_seed)
              for rival, gain in gains.items()}  # fmt: skip
+    p_for = {rival: interval.p_above(0) for rival, interval in ahead.items()}
+    least = max(p_for, key=lambda rival: p_for[rival])
+    if p_for[least] > p_for[best]:
+        low, value, high = (judging.number(x) for x in (ahead[least].low, ahead[least].value,
+                                                        ahead[least].high))  # fmt: skip
+        sentence += (
+            f" Least certain is the lead over {style.mark(least).label}: {value} ({low} to {high})."
+        )
     return {
-        "p_for": max(interval.p_above(0) for interval in ahead.values()),
+        "p_for": p_for[least],
         "p_against": ahead[best].p_below(0),
         "effect": ahead[best],
+        "sentence": sentence,
     }

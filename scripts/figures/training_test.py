@@ -279,12 +279,38 @@ def test_the_gate_sees_the_eps_of_the_basin_experiment():
         ([9.0, 3.0, 2.0, 9.0], math.nan, math.nan),  # never settled
         ([CHANCE, 0.5, 9.0, CHANCE], 150, 150),
         ([CHANCE, CHANCE, CHANCE, CHANCE], 40, 40),
+        ([math.nan, 0.5, 0.4, 0.3], math.nan, math.nan),  # not measured at the start
+        ([CHANCE, 0.5, math.nan, math.inf], math.nan, 200),
     ],
 )
 def test_when_a_run_has_left_its_basin(values, diverged_at, left):
-    run = pd.DataFrame({"step": [0, 100, 200, 300], "value": values, "diverged_at": diverged_at})
+    rows = pd.DataFrame({
+        "run": "a", "optimizer": "adam", "phase": "report", "seed": 0, "replica": 0,
+        "metric": "loss", "step": [0, 100, 200, 300], "value": values,
+    })  # fmt: skip
+    end = rows[:1].assign(metric="diverged_at", value=diverged_at).dropna(subset="value")
+    run = training.curves(pd.concat([rows, end]), "loss")
     found = adam_divergence._left_at(run)
     assert found == left or math.isnan(found) and math.isnan(left)
+
+
+@pytest.mark.parametrize(
+    ("end", "diverged"), [(1.0, False), (50.0, False), (math.nan, True), (math.inf, True)]
+)
+def test_a_run_that_ends_in_no_number_diverged_and_counts_as_a_guess(end, diverged):
+    paths = [("adam", 0.1, (0.9, 0.9), {}, "loss", lambda seed: {0: CHANCE, 9: end}, never)]
+    outcomes = training.final(table(paths), "loss")
+    assert set(outcomes.diverged) == {diverged}
+    assert set(outcomes.value) == {1.0 if end == 1.0 else CHANCE}
+
+
+def test_the_sentence_of_a_lead_names_the_rival_that_decides():
+    seeds = pd.RangeIndex(12)
+    far, near = pd.Series(5.0 + seeds % 2, seeds), pd.Series(seeds % 2 - 0.5, seeds)
+    found = training.lead({"adam": far, "radam": near}, "adam", "Told.", 0)
+    assert found["effect"].value == pytest.approx(5.5) and found["p_for"] > 0.2
+    assert found["sentence"].startswith("Told. Least certain is the lead over RAdam: 0.00 (")
+    assert training.lead({"adam": far}, "adam", "Told.", 0)["sentence"] == "Told."
 
 
 # ---- plane

@@ -127,7 +127,7 @@ def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note:
         right.set_ylabel(f"mean {unit}")
         count, seeds = int(curve.trials.iloc[0]), int(curve.seeds.iloc[0])
         fig.text(0.01, 0.015, "\n".join([
-            (f"Scale {config['scale']}: {count} trials of each optimizer at the same points, n = "
+            (f"Scale {config['scale']}: {count} trials each at the same points, n = "
              f"{seeds} report seeds, {config['steps']:,} steps{note}."),
             f"Space, log-uniform: {config['space']}.",
             ("The best trial is chosen on other seeds. Bands: 95% intervals over trials and "

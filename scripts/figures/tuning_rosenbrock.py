@@ -39,7 +39,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> l
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:
     title = "What a tuning budget is worth on the noisy Rosenbrock function"
-    note = f" at most, σ = {config['sigma']:g}, reached: closer than {config['tol']:g}"
+    note = f" at most, σ = {config['sigma']:g}, reached: closer than {config['tol']:g}, never to diverge"
     return tuning_curve.draw(tables, config, title, UNIT, note)
 
 

@@ -105,6 +105,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         panels(fig, grid, plane.rename(columns={"median_loss": "value"}), (SUBJECT, RIVAL), norm,
                "median training loss (nats)",
                lambda row: f"× {int(row.diverged)}" if row.diverged else "")  # fmt: skip
+        chosen = tables["tuning"].lr
+        edges = int(chosen.isin([tidy.lr.min(), tidy.lr.max()]).sum())
         n, tuning = plane.n.min(), tidy[tidy.phase == "tune"].seed.nunique()
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.015, "\n".join([
@@ -114,6 +116,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             f"{config['note']}."),
             (f"Learning rate per optimizer and cell from {{{lrs}}} on {style.counted(tuning, 'other seed')}. "
             "Black line: μ = √ν; above it Adam's update is unbounded."),
+            (f"It is the smallest or the largest of these in {edges} of {len(chosen)} cells; counted is what "
+            "trains, losses are not ranked."),
             "× diverged: no longer finite for at least one seed, with their number.",
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
