@@ -152,9 +152,11 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         left, right = (fig.add_subplot(grid[0, i]) for i in (0, 1))
         _curves_panel(left, tables["curves"], names)
         _lr_panel(right, settings, chosen, names)
+        low = min(float(tables["curves"].q1.min()), float(settings["mean"].min()))
+        high = max(context_free * 1.4, float(tables["curves"].q3.max()) * 1.03)
         for ax in (left, right):
             ax.axhline(context_free, color="#555555", linewidth=0.8, linestyle=":")
-            ax.set_ylim(0, max(context_free * 1.4, float(tables["curves"].q3.max()) * 1.03))
+            ax.set_ylim(low - 0.1 * (high - low), high)
             ax.set_ylabel("training loss (bits per token)")
         left.set_title("a  each at its best learning rate", loc="left")
         right.set_title("b  the end against the learning rate", loc="left")
@@ -165,7 +167,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
              f"{config['max_tokens']:,} tokens a batch, {config['steps']:,} steps,"),
             (f"{config['warmup']:,} of warm-up; (μ, ν) = {style.values_text(tidy, 'beta1', 'beta2')} for all with two betas. "
              f"Learning rate of each from {style.counted(tuning, 'other seed')} (ringed). Lines in a: medians,"),
-            ("bands: quartiles; in b "
+            ("bands: quartiles; marks in b: means, "
              f"{style.interval_text(n, 'bars: 95% bootstrap intervals of the mean')}, marks shifted "
              "sideways. Dotted: the best that looks at no context."),
         ]), va="bottom", fontsize=7)  # fmt: skip

@@ -169,6 +169,8 @@ def _scores(ax: Any, scores: pd.DataFrame, published: pd.DataFrame, short: bool)
             ax.plot(point.value, order.index((point.optimizer, point.eps)), color=look.colour,
                     marker=look.marker, markerfacecolor="white", markersize=5,
                     label=f"{look.label}, authors")  # fmt: skip
+    if scores.value.min() >= 0:
+        ax.set_xlim(left=0)
     span = "second half of the run" if short else "1.0M to 2.0M agent steps"
     ax.set_title(f"d  mean return over the evaluations, {span}", loc="left")
     ax.set_xlabel("IQM over seeds of the return of a game")
