@@ -1,6 +1,7 @@
 """How a command ends: what a user can mend gets one line, and Ctrl-C is no fault."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,9 +15,19 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def ended(arguments: list[str] | None = None) -> int:
         try:
-            return main(arguments)
+            code = main(arguments)
+            sys.stdout.flush()
+            return code
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print(f"interrupted; {again(arguments or sys.argv)}", file=sys.stderr)

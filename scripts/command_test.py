@@ -1,8 +1,13 @@
 """Ctrl-C and bad input at every command, with the line and the exit code of `runners.run`."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 
-from runners.config import ConfigError
+from runners.config import ROOT, ConfigError
 from scripts import (
     bench_collect,
     bench_rosenbrock,
@@ -47,6 +52,26 @@ def test_bad_input_gets_one_line(module, work, arguments, monkeypatch, capsys) -
     monkeypatch.setattr(report, "write", refused)
     assert module.main(arguments) == 2
     assert capsys.readouterr().err == "error: key=value: a number expected\n"
+
+
+@pytest.mark.parametrize(("module", "work", "arguments"), COMMANDS)
+def test_what_cannot_be_written_is_named(module, work, arguments, monkeypatch, capsys) -> None:
+    def refused(*values):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "there/table.csv")
+
+    monkeypatch.setattr(module, work, refused)
+    monkeypatch.setattr(compare_implementations, "_installed", lambda name: True)
+    assert module.main(arguments) == 2
+    assert capsys.readouterr().err == "error: there/table.csv: Read-only file system\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
+    code = "import sys; from scripts.leaderboard import main; sys.exit(main(['--help'] * 1))"
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | true; sleep 1; exit ${PIPESTATUS[0]}', sys.executable, code],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

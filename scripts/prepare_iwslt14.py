@@ -12,12 +12,14 @@ Deviations from the shell script: Moses' tokeniser is the Python port `sacremose
 differ in rare cases; the byte-pair encoding is `subword-nmt`, as there.
 """
 
+import gzip
 import os
 import re
 import shutil
 import sys
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +48,10 @@ def prepare(archive: str, data_dir: Path, merges: int) -> Path:
         print(f"{made}: there already, with {there:,} merges (move it away to make it anew)")
         return made
     local = Path(archive).expanduser()
-    if "://" not in archive and not local.exists():
-        raise DataError(f"archive={archive}: no such file")
+    if "://" not in archive and not local.is_file():
+        raise DataError(
+            f"archive={archive}: {'a file expected' if local.exists() else 'no such file'}"
+        )
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         packed = local if local.exists() else download(archive, data_dir / "iwslt14.de-en.tgz")
@@ -70,6 +74,7 @@ def prepare(archive: str, data_dir: Path, merges: int) -> Path:
 def download(url: str, target: Path) -> Path:
     """``url`` into ``target``, going on where an earlier try has stopped; raises DataError."""
     if target.exists():
+        print(f"{target}: there already (remove it to have {url} downloaded)")
         return target
     part = target.with_suffix(".part")
     have = part.stat().st_size if part.exists() else 0
@@ -101,6 +106,12 @@ def read_archive(path: Path) -> dict[str, list[str]]:
     wanted |= {f"{name}.de-en.{language}.xml" for name in TESTS for language in (SOURCE, TARGET)}
     found = {}
     try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        if compressed:
+            with gzip.open(path) as content:
+                while content.read(1 << 20):  # to the checksum, which tarfile does not get to
+                    pass
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = Path(member.name).name
@@ -108,12 +119,12 @@ def read_archive(path: Path) -> dict[str, list[str]]:
                     content = archive.extractfile(member)
                     assert content is not None  # it is a file
                     found[name] = text.decoded(content.read(), f"{path}: {name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, DataError):
             raise
         reason = str(error).partition("\n")[0].rstrip(":- ")  # tarfile goes on, a line a format
-        raise DataError(f"{path}: truncated or no archive ({reason}); remove it, or give another "
-                        "archive=FILE") from None  # fmt: skip
+        raise DataError(f"{path}: damaged or no archive ({reason}); remove it to have it downloaded "
+                        "again, or give another archive=FILE") from None  # fmt: skip
     if missing := sorted(wanted - set(found)):
         raise DataError(f"{path}: {missing[0]} is not in it; the de-en archive of IWSLT14 expected")
     return found

@@ -3,9 +3,11 @@
 import io
 import tarfile
 
+import numpy as np
 import pytest
 
-from scripts.prepare_iwslt14 import TESTS, fits, main
+from scripts.prepare_iwslt14 import TESTS, fits, main, read_archive
+from tasks.images import DataError
 from tasks.iwslt_transformer import text
 from tasks.iwslt_transformer.corpus import load
 
@@ -82,13 +84,26 @@ def test_damage_is_one_line_and_nothing_half_written_stays(tmp_path, capsys):
     uneven = members()
     uneven["train.tags.de-en.de"] += "noch ein Satz\n"
     uneven = archive(tmp_path / "uneven.tgz", uneven)
-    for path, message in [(short, "truncated or no archive"), (noise, "truncated or no archive"), (lacking, "train.tags.de-en.en is not in it"),
+    for path, message in [(short, "damaged or no archive"), (noise, "damaged or no archive"), (tmp_path, "a file expected"), (lacking, "train.tags.de-en.en is not in it"),
                           (uneven, "117 sentences"), ("http://127.0.0.1:9/x.tgz", "refused"),
                           ("/nowhere/x.tgz", "archive=/nowhere/x.tgz: no such file"), ("http://[x/y", "archive=http://[x/y: ")]:  # fmt: skip
         assert prepare(path, tmp_path / "data") == 2
         error = capsys.readouterr().err.removeprefix("tokenising: 12\n")
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
         assert not (tmp_path / "data" / "iwslt14.de-en").exists()
+    content = whole.read_bytes()
+    rng = np.random.default_rng(0)
+    accepted = []
+    for place in rng.integers(40, len(content), 60):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        short.write_bytes(flipped)
+        try:
+            read_archive(short)
+            accepted.append(place)
+        except DataError as error:
+            assert "damaged or no archive" in str(error)
+    assert accepted == []
     assert main(["merges=x"]) == 2 and "merges=x: a whole number" in capsys.readouterr().err
 
 

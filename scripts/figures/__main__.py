@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from runners import record
 from runners.collect import read_all, tidy_table, to_parquet, write_atomically
@@ -97,13 +98,21 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
         print(f"{folder}: takes the place of the results of {before}", file=sys.stderr)
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
     write_atomically(folder / "tidy.parquet", to_parquet(tidy))
+    write(folder, about, tables, verdicts, figure)
+    provenance.write(folder, about)
+    return folder, verdicts
+
+
+def write(
+    folder: Path, about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame],
+    verdicts: Sequence[judging.Verdict], figure: Figure,
+) -> None:  # fmt: skip
+    """All of ``folder`` that follows from its measurements."""
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
     style.save(figure, folder)
     write_atomically(folder / "README.md", _readme(about, verdicts).encode())
-    provenance.write(folder, about)
-    return folder, verdicts
 
 
 def _verdicts(

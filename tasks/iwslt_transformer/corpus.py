@@ -13,7 +13,7 @@ import numpy as np
 from tasks.images import DataError
 from tasks.iwslt_transformer import numbers, text
 from tasks.iwslt_transformer.batches import Pairs, Sentences
-from tasks.iwslt_transformer.text import EOS, SOURCE, SPLITS, TARGET, Dictionary
+from tasks.iwslt_transformer.text import EOS, SOURCE, SPECIAL, SPLITS, TARGET, Dictionary
 
 LANGUAGES = (SOURCE, TARGET)
 
@@ -49,7 +49,7 @@ class Corpus:
                     place = f"{self.places[split]}.{language}:{long[0] + 1}"
                     raise DataError(
                         f"max_tokens={max_tokens}: {place} has {side.lengths[long[0]]:,} pieces; "
-                        "as many expected, or shorten or remove it"
+                        "a max_tokens as large expected, or shorten or remove the sentence"
                     )
 
 
@@ -79,7 +79,10 @@ def load(name: str, data_dir: Path, merges: int) -> Corpus:
     if in_pieces:  # the text itself is not there
         return _numbered(folder.resolve().name, lines, _joined(lines), folder)
     made = text.segmented(folder, lines, merges, data_dir)
-    pieces = {split: text.read_pairs(made, split) for split in SPLITS}
+    try:
+        pieces = {split: text.read_pairs(made, split) for split in SPLITS}
+    except DataError as error:
+        raise DataError(f"{error}; remove {made}, which is made anew") from None
     references = {split: lines[split][1] for split in SPLITS[1:]}
     return _numbered(folder.resolve().name, pieces, references, folder)
 
@@ -122,7 +125,13 @@ TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.u
 
 def _data_bin(folder: Path) -> Corpus:
     """What ``fairseq-preprocess`` writes in its default format (mmap)."""
-    dictionaries = [Dictionary.load(folder / f"dict.{language}.txt") for language in LANGUAGES]
+    paths = [folder / f"dict.{language}.txt" for language in LANGUAGES]
+    dictionaries = [Dictionary.load(path) for path in paths]
+    for path, dictionary in zip(paths, dictionaries, strict=True):
+        if dictionary.symbols[-1].startswith(text.FILLER) and len(dictionary) % 8:
+            raise DataError(f"{path}: {len(dictionary) - len(SPECIAL):,} lines, with {len(SPECIAL)} "
+                            "more a multiple of 8 expected of one that ends in "
+                            f"{text.FILLER}; damaged")  # fmt: skip
     splits, places = {}, {}
     for split in SPLITS:
         stem = folder / f"{split}.{SOURCE}-{TARGET}"

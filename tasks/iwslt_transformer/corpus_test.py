@@ -83,6 +83,8 @@ def write(folder, name, content):
         ),
         (lambda f: write(f, "train.de", b"eins\nzwei\n"), "train.de:2: ends here, where"),
         (lambda f: write(f, "test.de", b"eins\n \ndrei\n"), "test.de:2: empty line"),
+        (lambda f: write(f, "test.de", b"eins\n\x01\x02\ndrei\n"), "test.de:2: empty line"),
+        (lambda f: write(f, "test.en", b""), "test.en: empty; a sentence a line expected"),
         (lambda f: write(f, "valid.de", "eins\nzwölf\ndrei\n".encode("latin-1")),
          "valid.de:2: not UTF-8 (byte 0xf6 at byte 3 of the line)"),
         (lambda f: [write(f, f"test.{side}", b"") for side in ("de", "en")], "test.de: empty"),
@@ -109,7 +111,9 @@ def test_a_sentence_longer_than_a_batch_is_named(plain, tmp_path):
     lines = (plain / "train.de").read_text().splitlines()
     lines[4] = "lang " * 50
     (plain / "train.de").write_text("\n".join([*lines, ""]))
-    with pytest.raises(DataError, match=r"^max_tokens=40: .*train\.de:5 has \d+ pieces; as many"):
+    with pytest.raises(
+        DataError, match=r"^max_tokens=40: .*train\.de:5 has \d+ pieces; a max_tokens as large"
+    ):
         load(str(plain), tmp_path / "data", 10).check_lengths(40)
 
 
@@ -156,6 +160,12 @@ def emptied(folder, split):
         index.with_suffix(".bin").write_bytes(b"")
 
 
+def without_line(path, number):
+    lines = path.read_text().splitlines(keepends=True)
+    assert "madeupword" in lines[-1]
+    path.write_text("".join(lines[:number] + lines[number + 1 :]))
+
+
 def strange(path):
     content = bytearray(path.read_bytes())
     code = struct.unpack("B", path.with_suffix(".idx").read_bytes()[17:18])[0]
@@ -181,6 +191,7 @@ def strange(path):
             lambda f: (f / "dict.en.txt").write_text("one 3\ntwo\n"),
             "dict.en.txt:2: a symbol and its count",
         ),
+        (lambda f: without_line(f / "dict.de.txt", 2), "more a multiple of 8 expected"),
     ],
 )
 def test_a_damaged_data_bin_is_one_line(data_bin, tmp_path, damage, message):

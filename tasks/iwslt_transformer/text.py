@@ -28,6 +28,8 @@ SPLITS = ("train", "valid", "test")
 CODE = "code"  # the merges of the byte-pair encoding; its presence tells that a folder is segmented
 BOS, PAD, EOS, UNK = 0, 1, 2, 3  # fairseq's
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+FILLER = "madeupword"
+BLANK = re.compile(r"[\s\x00-\x1f]*\Z")  # what the tokenizer leaves nothing of
 CONTINUES = "@@"  # at the end of a piece whose word goes on
 
 
@@ -48,7 +50,7 @@ class Dictionary:
         counts = Counter(piece for line in lines for piece in line.split())
         ordered = sorted(counts, key=lambda piece: (-counts[piece], piece))
         filled = -(len(SPECIAL) + len(ordered)) % 8
-        return cls([*ordered, *(f"madeupword{i:04d}" for i in range(filled))])
+        return cls([*ordered, *(f"{FILLER}{i:04d}" for i in range(filled))])
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":
@@ -113,6 +115,9 @@ def read_pairs(folder: Path, split: str) -> tuple[list[str], list[str]]:
     """The lines of both languages of a split, equally many, none empty. Raises DataError."""
     paths = [folder / f"{split}.{language}" for language in (SOURCE, TARGET)]
     source, target = (read_lines(path) for path in paths)
+    for path, lines in zip(paths, (source, target), strict=True):
+        if not lines:
+            raise DataError(f"{path}: empty; a sentence a line expected")
     if len(source) != len(target):
         shorter = paths[0] if len(source) < len(target) else paths[1]
         longer = paths[1] if len(source) < len(target) else paths[0]
@@ -122,10 +127,8 @@ def read_pairs(folder: Path, split: str) -> tuple[list[str], list[str]]:
             "have a sentence a line, in the same order"
         )
     for path, lines in zip(paths, (source, target), strict=True):
-        if not lines:
-            raise DataError(f"{path}: empty; a sentence a line expected")
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            if BLANK.match(line):
                 raise DataError(f"{path}:{number}: empty line; a sentence expected")
     return source, target
 
