@@ -83,7 +83,11 @@ def _runs(arguments: Sequence[str]) -> tuple[list[Path], int]:
         if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
             raise ConfigError(f"{text}: a whole number >= 1 expected")
     if any(not text.startswith("results_dir=") for text in overrides):
-        return [job.config.folder for job in plan(overrides)], at_once
+        folders = [job.config.folder for job in plan(overrides)]
+        if not any(folder.is_dir() for folder in folders):
+            raise ConfigError(f"{' '.join(overrides)}: none of its runs, {len(folders)} in all, is in "
+                              f"{folders[0].parent}")  # fmt: skip
+        return folders, at_once
     folder = Path(plan(overrides)[0].config.values["results_dir"]) / "runs"
     if not folder.is_dir():
         raise ConfigError(f"results_dir={folder.parent}: no folder runs in it")

@@ -62,3 +62,10 @@ def test_a_run_at_work_waits_and_without_a_server_it_stops_early(tmp_path, monke
     assert len(calls) == 1
     assert sync.main([*overrides, "at_once=0"]) == 2
     assert "at_once=0: a whole number >= 1 expected" in capsys.readouterr().err
+
+
+def test_a_sweep_that_was_not_run_is_no_success(tmp_path, capsys):
+    sessions(tmp_path)
+    assert sync.main(["task=deep_fc", f"results_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "none of its runs, 1 in all, is in " in error and error.count("\n") == 1
