@@ -360,7 +360,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Hydra's several lines about one override as one line, with the nearest existing key."""
     for override in parse(overrides):
         if override.is_sweep_override():
-            key, _, values = override.input_line.partition("=")
+            key, _, values = str(override.input_line).partition("=")
             listed = "" if "(" in values else f"; one list of them is {key}=[{values}]"
             return ConfigError(f"{override.input_line}: several values are a sweep; add -m{listed}")
     known = _all_keys(overrides)

@@ -63,10 +63,10 @@ def run(config: RunConfig, progress_bar: bool = False) -> str:
     task, optimizer, schedule = _build(config)
     if not distributed.is_first():
         return _follow(config, task, optimizer, schedule)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(config.folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"results_dir: {config.folder} cannot be written: no permission")
     try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(config.folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"results_dir: {config.folder} cannot be written: no permission")
         with stop_signals() as stop, hold(config.folder) as lease:
             if lease is None:
                 return RUNNING

@@ -173,7 +173,8 @@ def percent_saved(
 ) -> Comparison:
     """100 (mean(b) - mean(a)) / mean(b) over common seeds, resampled as pairs, the denominator too.
 
-    A resample whose mean of b is not positive leaves it anywhere.
+    A resample whose mean of b is not positive leaves it anywhere, and a mean of b that is not leaves
+    no value.
     """
     a, b = _pairs(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
     if not (a.ndim == 1 and a.size and np.isfinite(a).all() and np.isfinite(b).all()):
@@ -183,7 +184,8 @@ def percent_saved(
     part = a[index].mean(axis=1) / np.where(whole > 0, whole, np.nan)
     draws = 100 * (1 - part)
     low, high = (np.where(np.isnan(draws), end, draws) for end in (-np.inf, np.inf))
-    return comparison(float(100 * (1 - a.mean() / b.mean())), low, high, a.size)
+    value = 100 * (1 - a.mean() / b.mean()) if b.mean() > 0 else np.nan
+    return comparison(float(value), low, high, a.size)
 
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> Any:

@@ -195,6 +195,7 @@ def test_percent_saved_is_that_of_the_ratio_of_means() -> None:
     assert got.high == pytest.approx(want.high, abs=0.1 * width)
     fixed = st.mean_interval(100 * (b - a) / b.mean(), seed=1)
     assert fixed.high - fixed.low > 1.2 * width
+    assert math.isnan(st.percent_saved(a, -b, seed=1).value)
     spread = st.percent_saved(a - a.mean(), b - b.mean() + 0.01, seed=1)
     assert (spread.low, spread.high) == (-math.inf, math.inf)
 

@@ -59,7 +59,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     changed = any(parse([text])[0].key_or_group != ADDED for text in changes)
     name = folder_name(values["scale"], more) + ("-changed" if changed else "")
     folder = Path(values["results_dir"]) / experiment / name
-    made_from = _digest(jobs)
+    made_from = _digest(experiment, jobs)
     if provenance.read(folder).get("made_from") == made_from:
         return folder, judging.from_frame(pd.read_csv(folder / "claims.csv"))
 
@@ -132,10 +132,13 @@ def results_dir(experiment: str, overrides: Sequence[str]) -> Path:
     return Path(experiment_values([f"experiment={experiment}", *overrides])["results_dir"])
 
 
-def _digest(jobs: Sequence[Job]) -> str:
-    """Of everything that the results are made from: the records, this code, published numbers."""
+def _digest(experiment: str, jobs: Sequence[Job]) -> str:
+    """Of everything that the results are made from: the records, what reads, tabulates and draws them,
+    its configuration, published numbers."""
     digest = hashlib.sha256()
     sources = [p for p in sorted(SCRIPTS.rglob("*.py")) if not p.name.endswith("_test.py")]
+    sources += [ROOT / "runners" / f"{name}.py" for name in ("collect", "record")]
+    sources.append(ROOT / "conf" / "experiment" / f"{experiment}.yaml")
     for path in [*sources, *sorted(REFERENCE.glob("*.csv"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for job in jobs:

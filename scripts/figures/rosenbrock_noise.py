@@ -105,7 +105,8 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
 def _steps_to_target(outcomes: pd.DataFrame, tuning: pd.DataFrame, config: Config) -> pd.DataFrame:
     cells, lrs = _cells(outcomes), _lrs("tuned", tuning, outcomes, config)
     problems = []
-    for sigma in sorted({sigma for _, sigma in lrs}):
+    # without noise all seeds are one run, by which nothing can be ranked
+    for sigma in sorted({sigma for _, sigma in lrs if sigma > 0}):
         arms, budgets, steps = {}, [], []
         for name in [name for name, s in lrs if s == sigma]:
             tune, report = (cells.get((name, lrs[name, sigma], phase, sigma))

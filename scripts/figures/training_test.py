@@ -168,6 +168,21 @@ def test_a_diverged_run_counts_as_a_guess_and_is_not_chosen():
     assert (training.reported(outcomes, chosen).value == 1.5).all()
 
 
+def test_the_learning_rate_is_chosen_on_the_tuning_seeds_and_reported_on_the_others():
+    def at(tune, report):
+        return lambda seed: {0: CHANCE, 100: tune if seed >= 1_000_000 else report}
+
+    tidy = table([
+        ("adam", lr, (0.9, 0.9), {}, "loss", path, never)
+        for lr, path in {0.01: at(1.0, 1.0), 0.1: at(0.2, 1.9), 1.0: at(1.5, 0.1)}.items()
+    ])  # fmt: skip
+    outcomes = training.final(tidy, "loss")
+    chosen = training.tuned(outcomes, ["optimizer"])
+    assert chosen.lr.tolist() == [0.1]
+    found = training.reported(outcomes, chosen)
+    assert (found.value == 1.9).all() and found.seed.max() < 1_000_000
+
+
 # ---- basin
 
 BASIN_CONFIG = {
@@ -333,13 +348,16 @@ def plane_table(fails):
     )  # fmt: skip
 
 
-def test_the_plane_is_split_by_its_line():
+@pytest.mark.parametrize(("seeds", "alike"), [(12, INCONCLUSIVE), (20, SUPPORTED)])
+def test_the_plane_is_split_by_its_line(seeds, alike, monkeypatch):
+    monkeypatch.setitem(globals(), "SEEDS", [*range(seeds), *range(1_000_000, 1_000_004)])
+
     def adam_beyond(o, u, v):
         return o == "adam" and u > math.sqrt(v)
 
     for fails, beyond, below in (
-        (adam_beyond, SUPPORTED, SUPPORTED),
-        (lambda o, u, v: False, CONTRADICTED, SUPPORTED),
+        (adam_beyond, SUPPORTED, alike),
+        (lambda o, u, v: False, CONTRADICTED, alike),
         (lambda o, u, v: o == "laprop", CONTRADICTED, CONTRADICTED),
         (lambda o, u, v: o == "adam", SUPPORTED, CONTRADICTED),
     ):

@@ -8,6 +8,7 @@ chosen for each optimizer in each cell on the tuning seeds. A run that diverges 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,10 +72,18 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             continue
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
         where = "μ > √ν" if beyond else "μ ≤ √ν"
+        few = ""
         if beyond:
             p_for, p_against = gap.p_above(0), gap.p_below(claims.SMALL_GAP)
         else:  # equivalence
-            p_for, p_against = gap.p_within(claims.SMALL_GAP), gap.p_beyond(claims.SMALL_GAP)
+            # n seeds without a difference come up with this probability where the mean is the margin
+            # and every difference 0 or 1; resampling what is all alike would not know
+            unseen = (1 - claims.SMALL_GAP) ** gap.n
+            p_for = max(gap.p_within(claims.SMALL_GAP), unseen)
+            p_against = gap.p_beyond(claims.SMALL_GAP)
+            needed = math.ceil(math.log(judging.ALPHA / 2) / math.log(1 - claims.SMALL_GAP))
+            if gap.n < needed:
+                few = f" {gap.n} seeds are too few to show it, {needed} could."
         found.append(
             judging.judge(
                 claim,
@@ -86,7 +95,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 effect_unit="difference of the fractions of cells that train (LaProp − Adam)",
                 sentence=f"Of the {cells} cells with {where}, LaProp trains "
                 f"{share[SUBJECT].mean():.0%} and Adam {share[RIVAL].mean():.0%} (mean over "
-                f"seeds). A cell trains where the loss ends below {TRAINED:.2f} (a guess: {CHANCE:.2f}).",
+                f"seeds). A cell trains where the loss ends below {TRAINED:.2f} (a guess: {CHANCE:.2f}).{few}",
             )
         )
     return judging.settle(found)
