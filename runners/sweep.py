@@ -32,7 +32,15 @@ from runners.lease import hold, is_held
 from runners.orphan import unless_orphaned
 from runners.plan import Job, is_hydra, plan
 from runners.provenance import OTHER_CODE, check_inputs, made_by_other_code
-from runners.run import CHECKPOINT, RUNNING, again, check_results_dir, reason, run
+from runners.run import (
+    CHECKPOINT,
+    RUNNING,
+    again,
+    check_results_dir,
+    reason,
+    run,
+    stop_signals,
+)
 
 MISSING = "missing"
 MISSING_LISTED = 5  # runs that never began, by name
@@ -176,8 +184,12 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
             task_function=run_job,
             config=cfg,
         )
+        # Where one run after the other is done in this process, a signal that comes too late for one
+        # of them, as it is saved, say, stops the next.
+        listening = stop_signals() if name == "basic" else contextlib.nullcontext()
         try:
-            results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+            with listening:
+                results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
         except Exception as error:  # a worker was killed, say: the records tell what is left
             first = (str(error).splitlines() or [""])[0]
             print(f"launcher: {type(error).__name__}: {first}; {again([])}", file=sys.stderr)

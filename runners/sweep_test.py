@@ -292,6 +292,26 @@ def test_a_warning_saves_and_then_goes_on_to_whoever_listened_before(tmp_path, m
     }
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_too_late_for_one_run_of_a_sweep_stops_the_next(
+    tmp_path, monkeypatch, capsys, number
+):
+    close, heard = record.RecordWriter.close, signal.getsignal(number)
+
+    def warned(self, status, **details):
+        monkeypatch.setattr(record.RecordWriter, "close", close)
+        os.kill(os.getpid(), number)
+        close(self, status, **details)
+
+    monkeypatch.setattr(record.RecordWriter, "close", warned)
+    assert main(["-m", *small(tmp_path)]) == 130
+    assert signal.getsignal(number) is heard
+    states = [state(job.config) for job in plan(small(tmp_path))]
+    assert states.count("completed") == 1 and states.count("missing") >= 2
+    assert "goes on from here" in capsys.readouterr().err
+    assert main(["-m", *small(tmp_path)]) == 0
+
+
 def test_a_run_that_another_process_holds_is_not_run_twice(tmp_path):
     (job,) = plan(small(tmp_path, "optimizer=adam", "optimizer.lr=1e-2"))
     job.config.folder.mkdir(parents=True)

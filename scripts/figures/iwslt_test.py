@@ -141,6 +141,16 @@ def optimizers_table(ends, lrs=(1e-3, 3e-3, 1e-2), seeds=12):
     return pd.DataFrame(made)
 
 
+def test_the_learning_rate_is_that_of_the_tuning_seeds():
+    tidy = optimizers_table({"laprop": 3.0, "adam": 3.5})
+    worse = (tidy.lr == 3e-3) & (tidy.phase == "report") & (tidy.metric == "train_loss")
+    tidy.loc[worse, "value"] += 2.0  # by the report seeds another one would be the best
+    tables = iwslt_optimizers.tables(tidy, CONFIG)
+    assert set(tables["tuning"].lr) == {3e-3}
+    mean = tables["final"].groupby("optimizer").value.mean()
+    assert mean.to_dict() == pytest.approx({"laprop": 5.0, "adam": 5.5}, abs=0.05)
+
+
 def test_optimizers_lowest_highest_and_edge_of_the_grid():
     lowest = judged(
         iwslt_optimizers, optimizers_table({"laprop": 3.0, "adam": 3.5, "signsgd": 4.0})

@@ -52,6 +52,30 @@ def test_one_that_is_better_than_laprop_takes_the_first_place_alone():
     assert "RAdam" in got["style_lowest_of_all"].effect_unit
 
 
+def test_rival_and_target_are_those_of_the_tuning_seeds():
+    """Adam is the best of the others there, RAdam on the report seeds, where all others are as good."""
+
+    def on(tune, report, lr):
+        return lambda seed: path(tune if seed >= 1_000_000 else report, lr)(seed)
+
+    ends = dict.fromkeys(OPTIMIZERS, (0.5, 0.3))
+    ends |= {"laprop": (0.4, 0.25), "adam": (0.2, 0.3), "radam": (0.3, 0.2)}
+    tidy = table(
+        (o, lr, (math.nan,) * 2 if o == "signsgd" else (0.9, 0.999), {}, "loss", on(*end, lr), never)
+        for o, end in ends.items() for lr in LRS
+    )  # fmt: skip
+    tables = style_curves.tables(tidy, CONFIG)
+    got = {v.claim: v for v in style_curves.verdicts(tidy, tables, CONFIG)}
+    verdict = got["style_lowest_of_all"]
+    assert "Adam's" in verdict.effect_unit and verdict.effect == pytest.approx(
+        math.log10(0.3 / 0.25)
+    )
+    assert "Least certain is the lead over RAdam" in verdict.sentence
+    middle = (math.log10(0.4) + math.log10(0.5)) / 2  # of 0.2, 0.3, 0.4 and three times 0.5
+    (target,) = set(tables["steps_to_target"].target)
+    assert float(target.split()[3]) == pytest.approx(10**middle, rel=0.01)
+
+
 def test_optimizers_with_another_eps_are_not_ranked():
     ends = dict.fromkeys(OPTIMIZERS, 0.5) | {"laprop": 0.1}
     assert "the eps differ" in curves(ends, {"adam": 1e-2})["style_lower_than_adam"].refused

@@ -47,6 +47,18 @@ def test_the_expected_best_of_few_and_of_all_but_one_level():
         assert mine[k] == pytest.approx((TRIALS - k) / (k + 1) + offset)
 
 
+def test_the_best_trial_is_that_of_the_tuning_seeds():
+    found = outcomes({"laprop": 0.0, "adam": 5.0})
+    report = found.phase == "report"
+    place = -np.log10(found.lr)
+    found.loc[report, "value"] += TRIALS - 1 - 2 * place[report]  # the other way round
+    curve = tuning_curve.tables(found)["curve"]
+    mine = curve[curve.optimizer == "laprop"].set_index("k").expected
+    offset = np.mean([0.01 * (seed % 5) for seed in SEEDS])
+    for k in (1, 4, 20):
+        assert mine[k] == pytest.approx(TRIALS - 1 - (TRIALS - k) / (k + 1) + offset)
+
+
 def test_another_eps_is_refused_unless_it_is_as_good_as_none():
     level = {"laprop": 0.0, "adam": 60.0}
     refused = verdicts(level, {"laprop": 1e-15, "adam": 1e-8})
