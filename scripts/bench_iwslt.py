@@ -8,7 +8,8 @@ The full model (`transformer_iwslt_de_en`) and Adam on all sides, ours fused
 in float32, ours in float32 and in bfloat16, each in a process of its own, take turns on one batch
 after the other, and the first batches do not count. The ratio is that of the tokens a second; the
 median of the batches' own ratios stands beside it. A batch's depends on how much of it is padding,
-so batches should be many. Memory is the most that a process ever held. Where fairseq is not installed, ours are measured alone.
+so batches should be many. Memory is the most that a process ever held. Where fairseq is not installed,
+ours are measured alone.
 
 The floor is the time of an update's matrix products, forward and backward, on those batches, at the
 speed of a large square product in that precision (float32 as torch has it by default, without TF32).

@@ -9,13 +9,25 @@ from runners.config import ConfigError
 from runners.run import again
 
 
-def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Of a ``main`` of arguments: the same with the exit codes 2 (bad input) and 130 (Ctrl-C)."""
+def print_help(main: Callable[[list[str]], int]) -> int:
+    print((sys.modules[main.__module__].__doc__ or "").strip())
+    return 0
+
+
+def command(main: Callable[[list[str]], int]) -> Callable[..., int]:
+    """Of a ``main`` of arguments: the same with the exit codes 2 (bad input) and 130 (Ctrl-C).
+
+    ``main`` gets the command line where nothing is given. Its module's docstring is the help.
+    """
 
     @functools.wraps(main)
     def ended(arguments: list[str] | None = None) -> int:
+        arguments = sys.argv[1:] if arguments is None else arguments
         try:
-            code = main(arguments)
+            if any(a in ("-h", "--help") for a in arguments):
+                code = print_help(main)
+            else:
+                code = main(arguments)
             sys.stdout.flush()
             return code
         except ConfigError as error:
@@ -30,7 +42,7 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print(f"interrupted; {again(arguments or sys.argv)}", file=sys.stderr)
+            print(f"interrupted; {again(arguments)}", file=sys.stderr)
             return 130
 
     return ended

@@ -113,6 +113,12 @@ def few_seeds(n: int) -> str:
     )
 
 
+def seeds_needed(chance: float) -> int:
+    """From how many seeds on it tells something that all came out the same way, where each would by
+    ``chance`` if the claim just failed."""
+    return math.ceil(math.log(ALPHA / 2) / math.log(chance))
+
+
 def inconclusive(
     claim: Claim, setting: str, reason: str, *, n: int = 0, budget: str = "", refused: bool = False
 ) -> Verdict:
@@ -182,7 +188,7 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
                  v.budget, p, told]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
     told = [known[id] for id in dict.fromkeys(v.claim for v in verdicts) if id in known]
-    lines += ["", "Fixed in advance:", ""] if told else []
+    lines += ["", "Fixed in advance, but for what is to know of single claims:", ""] if told else []
     lines += [f"- *{claim.sentence}* Supported if {claim.supported_by}; contradicted if "
               f"{claim.contradicted_by}." for claim in told]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -214,6 +214,12 @@ def test_holm_runs_over_the_tested_verdicts_and_takes_back_what_fails() -> None:
     assert judging.settle([missing]) == [missing]
 
 
+def test_seeds_needed_are_the_fewest_that_could_settle_a_claim() -> None:
+    for chance in (0.5, 0.75, 0.95):
+        needed = judging.seeds_needed(chance)
+        assert 2 * chance**needed <= judging.ALPHA < 2 * chance ** (needed - 1)
+
+
 @pytest.mark.parametrize(
     ("p", "text"),
     [
@@ -233,7 +239,11 @@ def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
     verdicts = judging.settle([_verdict(0.0001), refused])
     text = judging.to_markdown(verdicts)
     rows = text.splitlines()
-    assert rows[4:7] == ["", "Fixed in advance:", ""] and text.endswith("\n")
+    assert rows[4:7] == [
+        "",
+        "Fixed in advance, but for what is to know of single claims:",
+        "",
+    ] and text.endswith("\n")
     (rule,) = rows[7:]  # once for both verdicts
     assert CLAIM.supported_by in rule and CLAIM.contradicted_by in rule
     assert "1,234 (−2 to ∞) steps" in rows[2] and "In \\| words." in rows[2]

@@ -323,11 +323,7 @@ def to_text(folder: Path) -> str:
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0
+def main(arguments: list[str]) -> int:
     given = {"scale": "quick", "results_dir": "results", ADDED: ""}
     for text in arguments:
         key, equals, value = text.partition("=")

@@ -77,6 +77,12 @@ def write(folder: Path, about: Mapping[str, Any]) -> None:
     write_atomically(folder / FILE_NAME, text.encode())
 
 
+def by_hand(folder: Path) -> bool:
+    """Whether the README of ``folder`` is none that a script wrote, so that what lies there is not, either."""
+    path = folder / "README.md"
+    return path.exists() and ", scale " not in path.read_text().partition("\n")[0]
+
+
 def withhold(folder: Path, reasons: Sequence[str]) -> None:
     """Say of the results in ``folder`` why they are no basis for verdicts any more.
 

@@ -134,7 +134,8 @@ def draw(found: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_ylabel(y)
             ax.set_ylim(bottom=0)
         fig.text(0.01, 0.02, "Each curve is one run (n = 1), so that no ranking follows. Colour: the "
-                 f"optimizer; line: the setting.\nb has the first sixth of {ROBERTA_UPDATES:,} updates. In c the two differ in ε as well as in the optimizer.",
+                 f"optimizer; line: the setting.\nb has the first sixth of {ROBERTA_UPDATES:,} updates. "
+                 "In c the two differ in ε as well as in the optimizer.",
                  fontsize=7, va="bottom")  # fmt: skip
     return fig
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from runners.config import ConfigError, all_experiments, experiment_values, hint
 from scripts import provenance, report
-from scripts.command import command
+from scripts.command import command, print_help
 from scripts.figures.__main__ import write
 
 
@@ -27,9 +27,8 @@ def redraw(experiment: str, folder: Path) -> None:
         raise ConfigError(
             f"{missing}: not there; python -m scripts.figures {experiment} makes it from the runs"
         )
-    readme = folder / "README.md"
-    if readme.exists() and not readme.read_text().startswith(f"# {experiment}, scale "):
-        raise ConfigError(f"{readme}: written by hand, and so is what lies beside it")
+    if provenance.by_hand(folder):
+        raise ConfigError(f"{folder / 'README.md'}: written by hand, and so is what lies beside it")
     overrides = [text for text in about["command"].split() if not text.startswith("experiments=")]
     values = experiment_values([f"experiment={experiment}", *overrides])
     tidy = pd.read_parquet(path)
@@ -42,11 +41,10 @@ def redraw(experiment: str, folder: Path) -> None:
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0 if arguments else 2
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print_help(main)
+        return 2
     results = Path("results")
     places = []
     for argument in arguments:

@@ -134,13 +134,12 @@ def sections(results_dir: Path) -> list[Section]:
 
 def further(results_dir: Path) -> list[tuple[str, str]]:
     """Title and link of results that were made and written up by hand, beside the scales."""
-    known = {*SCALES, "smoke"}
     found = []
     for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS):
         for path in sorted(results_dir.glob(f"{experiment}/*/README.md")):
-            first = path.read_text().partition("\n")[0]
-            if path.parent.name not in known and first.startswith("# ") and ", scale " not in first:
-                found.append((first[2:], f"{experiment}/{path.parent.name}/"))
+            if provenance.by_hand(path.parent):
+                title = path.read_text().partition("\n")[0].lstrip("# ")
+                found.append((title, f"{experiment}/{path.parent.name}/"))
     return found
 
 
@@ -418,11 +417,7 @@ def to_pdf(folders: Mapping[str, Path]) -> bytes:
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0
+def main(arguments: list[str]) -> int:
     if others := [a for a in arguments if not a.startswith("results_dir=")]:
         raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
     folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])

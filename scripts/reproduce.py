@@ -30,7 +30,7 @@ from runners.config import (
 )
 from runners.plan import plan
 from runners.sweep import state, sweep
-from scripts.command import command
+from scripts.command import command, print_help
 
 CHOSEN = "experiments"  # the key of this command
 LAUNCHER = "hydra/launcher=joblib"
@@ -138,11 +138,10 @@ def _import_analysis() -> None:
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0 if arguments else 2
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print_help(main)
+        return 2
     overrides = [a for a in arguments if not a.startswith(f"{CHOSEN}=")]
     everything = possible = all_experiments()
     for key in (a.partition("=")[0] for a in overrides):

@@ -38,7 +38,7 @@ from runners.config import (
 )
 from runners.plan import Job, plan
 from scripts import faults, judging, provenance, report
-from scripts.command import command
+from scripts.command import command, print_help
 from scripts.figures import style
 
 SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"
@@ -166,11 +166,10 @@ def _readme(about: Mapping[str, Any], verdicts: Sequence[judging.Verdict]) -> st
 
 
 @command
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        return 0 if arguments else 2
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print_help(main)
+        return 2
     experiment, overrides = arguments[0].removeprefix("experiment="), arguments[1:]
     if experiment not in all_experiments():
         raise ConfigError(

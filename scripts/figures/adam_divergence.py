@@ -141,7 +141,7 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
     stay, n = counts[worst]
     low, high = statistics.wilson_interval(stay, n)
     told = ", ".join(f"{counts[v][0] / n:.0%} at ν = {v:g}" for v in levels)
-    needed = math.ceil(math.log(judging.ALPHA / 2) / math.log(STABLE))
+    needed = judging.seeds_needed(STABLE)
     few = (
         f" (If all of {n} do, that does not show that more than {STABLE:.0%} of all seeds would: "
         f"{needed} of {needed} could.)"

@@ -8,7 +8,6 @@ chosen for each optimizer in each cell on the tuning seeds. A run that diverges 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +63,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         part = pick(report, report.beyond == beyond)
         share = part.groupby(["optimizer", "seed"], observed=True)["trained"].mean().unstack(0)
         gap = statistics.mean_interval(share[SUBJECT] - share[RIVAL], seed=BOOTSTRAP_SEED)
-        # no ranking of losses, but of how many cells train: an edge of the grid hides nothing
+        # no ranking of losses, but of how many cells train: an edge of the grid is no reason to refuse
         budgets = [training.budget(o, outcomes, tables["tuning"].assign(on_edge=False),
                                    config["steps"]) for o in (SUBJECT, RIVAL)]  # fmt: skip
         if verdict := training.refusal(claim, SETTING, seeds, budgets):
@@ -81,7 +80,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             unseen = (1 - claims.SMALL_GAP) ** gap.n
             p_for = max(gap.p_within(claims.SMALL_GAP), unseen)
             p_against = gap.p_beyond(claims.SMALL_GAP)
-            needed = math.ceil(math.log(judging.ALPHA / 2) / math.log(1 - claims.SMALL_GAP))
+            needed = judging.seeds_needed(1 - claims.SMALL_GAP)
             if gap.n < needed:
                 few = f" {gap.n} seeds are too few to show it, {needed} could."
         found.append(
