@@ -31,7 +31,6 @@ from scripts.profiles import Problem
 from scripts.statistics import MIN_SEEDS
 
 FILE_NAME, NAME = "steps_to_target.csv", "leaderboard"
-BOOTSTRAP_SEED = 20200212
 TAUS = 2.0 ** np.linspace(0, np.log2(profiles.TAU_MAX), 81)
 ALL, FAIR = "all", "not refused"  # the two boards
 
@@ -140,7 +139,7 @@ def tabulate(steps: pd.DataFrame) -> Tables:
     boards, curves = [], []
     for which, chosen in {ALL: everything, FAIR: fair}.items():
         if chosen:
-            found = profiles.board([_problem(rows, common) for rows in chosen], seed=BOOTSTRAP_SEED)
+            found = profiles.board([_problem(rows, common) for rows in chosen])
             boards.append(_board(found, common).assign(problems=which))
             curves.append(_curves(found, common).assign(problems=which))
     return Tables(common, absent, ranking, pd.concat(curves), pd.concat(boards))
@@ -151,7 +150,7 @@ def _rank(rows: pd.DataFrame) -> pd.DataFrame:
     names = style.in_order(rows.optimizer)
     problem = _problem(rows, names)
     capped = np.fmin(problem.steps, problem.horizon)  # NaN, censored: the horizon
-    means = [statistics.mean_interval(column, seed=BOOTSTRAP_SEED) for column in capped.T]
+    means = [statistics.mean_interval(column) for column in capped.T]
     best = min(range(len(names)), key=lambda i: (means[i].value, i))
     ratios = profiles.ratios(problem, np.ones((1, len(problem.seeds))))[0]
     table = []
@@ -159,7 +158,7 @@ def _rank(rows: pd.DataFrame) -> pd.DataFrame:
         n, reached = means[i].n, int(np.isfinite(problem.steps[:, i]).sum())
         low, high = statistics.wilson_interval(reached, n)
         behind = statistics.difference_of_restricted_means(
-            problem.steps[:, i], problem.steps[:, best], problem.horizon, seed=BOOTSTRAP_SEED
+            problem.steps[:, i], problem.steps[:, best], problem.horizon
         )
         table.append({
             "experiment": problem.experiment, "problem": problem.name,

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.statistics import RESAMPLES, Comparison, comparison
+from scripts.statistics import BOOTSTRAP_SEED, RESAMPLES, Comparison, comparison
 
 TAU_MAX = 16.0  # slower than that is as good as never; fixed before the first board
 
@@ -75,7 +75,9 @@ class Board:
                 for value, column in zip(values, draws.T, strict=True)]  # fmt: skip
 
 
-def board(problems: Sequence[Problem], *, seed: int, resamples: int = RESAMPLES) -> Board:
+def board(
+    problems: Sequence[Problem], *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
+) -> Board:
     """The board of ``problems``, which hold the same optimizers in the same order."""
     if len({problem.steps.shape[1] for problem in problems}) != 1:
         raise ValueError("at least one problem, and the same optimizers in each, expected")

@@ -261,13 +261,15 @@ def to_markdown(
 
 
 def with_results(readme: str, found: Sequence[Section]) -> str:
-    """``readme`` with the table of results between its two marks made anew."""
+    """``readme`` with the table of results between its two marks made anew: the paper's claims, and
+    of those without an effect not the reason, which REPORT.md has."""
     if BEGIN not in readme or END not in readme:
         raise ConfigError(f"README.md: the lines {BEGIN} and {END} expected around its results")
     head, rest = readme.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
     table = rows(found)
-    body = f"{summary(table)}\n\n{_claims_table(table, base='results/')}"
+    papers = [row for row in table if row.papers]
+    body = f"{summary(table)}\n\n{_claims_table(papers, base='results/', reasons=False)}"
     return f"{head}{BEGIN}\n{body}\n{END}{tail}"
 
 
@@ -284,16 +286,17 @@ def summary(table: Sequence[Row]) -> str:
     )
     others = len(table) - len(papers)
     return text + (
-        f" (The {others} claims that are not the paper's are not counted.)" if others else ""
+        f" ({others} further claims, which are not the paper's, are not counted.)" if others else ""
     )
 
 
-def _claims_table(table: Sequence[Row], base: str = "") -> str:
+def _claims_table(table: Sequence[Row], base: str = "", reasons: bool = True) -> str:
     lines = ["| claim | verdict: effect (95% interval) | evidence |", "|---|---|---|"]
     for row in table:
         claim = row.claim.sentence + ("" if row.papers else " (Not a claim of the paper.)")
-        told = [f"**{v.verdict}**{' (refused)' if v.refused else ''}, {v.setting}: "
-                f"{judging.effect_or_reason(v)}" for v in row.verdicts]  # fmt: skip
+        told = [f"**{v.verdict}**{' (refused)' if v.refused else ''}, {v.setting}"
+                + (f": {judging.effect_or_reason(v)}" if reasons or v.effect_unit else "")
+                for v in row.verdicts]  # fmt: skip
         where = "–"
         if row.section:
             place = f"[{row.section.experiment}]({base}{row.section.place}/)"

@@ -28,6 +28,7 @@ MIN_SEEDS = 10
 # cases, as resamples cannot leave the range of the sample, and order statistics have none at all.
 MIN_INTERVAL = 6
 RESAMPLES = 10_000
+BOOTSTRAP_SEED = 20200212  # of every table, so that it comes out the same again
 CONFIDENCE = 0.95
 
 Floats = NDArray[np.float64]
@@ -117,7 +118,7 @@ def restricted_mean(times: ArrayLike, horizon: float) -> float:
 
 
 def median_interval(
-    times: ArrayLike, horizon: float, *, seed: int, resamples: int = RESAMPLES
+    times: ArrayLike, horizon: float, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> Estimate:
     """Censored median with its percentile-bootstrap interval over seeds."""
     values = np.sort(censored(times, horizon))
@@ -130,7 +131,12 @@ def median_interval(
 
 
 def ratio_of_medians(
-    a: ArrayLike, b: ArrayLike, horizon: float, *, seed: int, resamples: int = RESAMPLES
+    a: ArrayLike,
+    b: ArrayLike,
+    horizon: float,
+    *,
+    seed: int = BOOTSTRAP_SEED,
+    resamples: int = RESAMPLES,
 ) -> Comparison:
     """median(a) / median(b) over common seeds, resampled as pairs.
 
@@ -149,7 +155,12 @@ def ratio_of_medians(
 
 
 def difference_of_restricted_means(
-    a: ArrayLike, b: ArrayLike, horizon: float, *, seed: int, resamples: int = RESAMPLES
+    a: ArrayLike,
+    b: ArrayLike,
+    horizon: float,
+    *,
+    seed: int = BOOTSTRAP_SEED,
+    resamples: int = RESAMPLES,
 ) -> Comparison:
     """restricted_mean(a) - restricted_mean(b) over common seeds, resampled as pairs."""
     a, b = _pairs(censored(a, horizon), censored(b, horizon))
@@ -157,7 +168,9 @@ def difference_of_restricted_means(
     return mean_interval(difference, seed=seed, resamples=resamples)
 
 
-def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Comparison:
+def mean_interval(
+    values: ArrayLike, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
+) -> Comparison:
     """Mean over seeds with its percentile-bootstrap interval (for paired differences)."""
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -169,7 +182,7 @@ def mean_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -
 
 
 def percent_saved(
-    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+    a: ArrayLike, b: ArrayLike, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> Comparison:
     """100 (mean(b) - mean(a)) / mean(b) over common seeds, resampled as pairs, the denominator too.
 
@@ -194,14 +207,16 @@ def interquartile_mean(values: ArrayLike, axis: int = 0) -> Any:
     return stats.trim_mean(np.asarray(values, dtype=float), 0.25, axis=axis)
 
 
-def iqm_interval(values: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Comparison:
+def iqm_interval(
+    values: ArrayLike, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
+) -> Comparison:
     """Interquartile mean over seeds with its percentile-bootstrap interval."""
     values = np.asarray(values, dtype=float)
     return difference_of_iqms(values, np.zeros_like(values), seed=seed, resamples=resamples)
 
 
 def difference_of_iqms(
-    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+    a: ArrayLike, b: ArrayLike, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> Comparison:
     """IQM(a) - IQM(b) over common seeds, resampled as pairs."""
     a, b = _pairs(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
@@ -234,7 +249,7 @@ def p_most(successes: int, n: int) -> float:
 
 
 def power_of_means(
-    times: ArrayLike, values: ArrayLike, *, seed: int, resamples: int = RESAMPLES
+    times: ArrayLike, values: ArrayLike, *, seed: int = BOOTSTRAP_SEED, resamples: int = RESAMPLES
 ) -> Comparison:
     """Exponent p of mean(values) ~ times^p, with its percentile-bootstrap interval over seeds.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from scripts.statistics import Comparison, comparison
+from scripts.statistics import BOOTSTRAP_SEED, Comparison, comparison
 
 Floats = NDArray[np.float64]
 
@@ -39,8 +39,8 @@ def expected_best(tune: Floats, report: Floats, budgets: Sequence[int]) -> Float
 
 
 def curves(
-    tune: Mapping[str, Floats], report: Mapping[str, Floats], budgets: Sequence[int], *, seed: int,
-    resamples: int = 2000,
+    tune: Mapping[str, Floats], report: Mapping[str, Floats], budgets: Sequence[int], *,
+    seed: int = BOOTSTRAP_SEED, resamples: int = 2000,
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:  # fmt: skip
     """The tuning curve of each optimizer, (budgets,), and its resamples, (resamples, budgets).
 

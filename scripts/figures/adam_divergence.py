@@ -32,7 +32,6 @@ from scripts.judging import Verdict
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SUBJECT = "adam_divergence", "laprop"
-BOOTSTRAP_SEED = 20200212
 STABLE = 0.95  # of the seeds: what "it works" means
 
 

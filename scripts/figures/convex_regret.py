@@ -39,7 +39,6 @@ from scripts.figures.convex_regret_evidence import (
     falls,
     smaller,
 )
-from scripts.figures.rosenbrock_noise import BOOTSTRAP_SEED
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 from tasks.online_convex import DIMENSIONS, ITEMS
@@ -83,7 +82,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         values = arm.report
         same = {"setting": setting, "optimizer": optimizer, "lr": lr, "n": len(values)}
         for rounds in arm.rounds:
-            mean = statistics.mean_interval(values[rounds], seed=BOOTSTRAP_SEED)
+            mean = statistics.mean_interval(values[rounds])
             curves.append({**same, "rounds": rounds, "average_regret": mean.value,
                            "low": mean.low, "high": mean.high})  # fmt: skip
         power = arm.power
@@ -127,7 +126,7 @@ def _tuning(regrets: Regrets) -> pd.DataFrame:
 
 def _tied(regrets: pd.Series, best: pd.Series) -> bool:
     """Whether the tuning seeds cannot tell this lr from the best."""
-    worse = statistics.mean_interval(regrets - best, seed=BOOTSTRAP_SEED)
+    worse = statistics.mean_interval(regrets - best)
     return worse.value == 0 if worse.n < statistics.MIN_SEEDS else worse.low <= 0
 
 

@@ -41,7 +41,7 @@ import pandas as pd
 from scripts import judging, statistics
 from scripts.claims import REGRET_FALLS, REGRET_POWER
 from scripts.figures import style
-from scripts.figures.rosenbrock_noise import BOOTSTRAP_SEED, NEGLIGIBLE_EPS
+from scripts.figures.rosenbrock_noise import NEGLIGIBLE_EPS
 from scripts.figures.training import pick
 from scripts.statistics import Comparison, Estimate
 
@@ -121,7 +121,7 @@ class Arm:
 
     def _power(self, regrets: pd.DataFrame) -> Comparison:
         last = [rounds for rounds in self.rounds if rounds >= self.rounds[-1] / 10]
-        return statistics.power_of_means(last, regrets[last], seed=BOOTSTRAP_SEED)
+        return statistics.power_of_means(last, regrets[last])
 
 
 def thinned(rounds: Sequence[int]) -> list[int]:
@@ -260,7 +260,7 @@ def smaller(best: Best, _every: Every, _: Config) -> dict[str, Any]:
     rounds = best[SUBJECT].rounds[-1]
     arms = [best[name].last(best[name].report) for name in (COUSIN, SUBJECT)]
     cousin, mine = statistics.align(*(part for a in arms for part in (list(a.index), a)))  # type: ignore[arg-type]
-    saved = statistics.percent_saved(mine, cousin, seed=BOOTSTRAP_SEED)
+    saved = statistics.percent_saved(mine, cousin)
     return {
         "p_for": saved.p_above(0),
         "p_against": saved.p_below(0),

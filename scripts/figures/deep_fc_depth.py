@@ -27,7 +27,6 @@ from scripts.judging import Verdict
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SETTING, SUBJECT = "deep_fc_depth", "tuned", "laprop"
-BOOTSTRAP_SEED = 20200212
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,14 +125,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 claim,
                 SETTING,
                 budget=fairness.budget_text(budgets),
-                **training.lead(
-                    gains,
-                    best,
-                    f"Mean greatest depth that still trains within {config['steps']:,} steps at "
-                    f"width {config['width']}: {means}.",
-                    BOOTSTRAP_SEED,
-                ),
-                effect_unit=f"layers deeper than {labels[best]}",
+                sentence=f"Mean greatest depth that still trains within {config['steps']:,} steps at "
+                f"width {config['width']}: {means}.",
+                **training.lead(gains, best, "layers deeper than {}"),
             )
         )
     return judging.settle(found)

@@ -26,7 +26,6 @@ from scripts.judging import Verdict
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SETTING, SUBJECT = "iwslt_optimizers", "tuned", "laprop"
-BOOTSTRAP_SEED = 20200212
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     rows = []
     report = pick(final, final.phase == "report")
     for key, cell in report.groupby(["optimizer", "lr"], observed=True):
-        mean = statistics.mean_interval(cell.value, seed=BOOTSTRAP_SEED)
+        mean = statistics.mean_interval(cell.value)
         rows.append(dict(zip(["optimizer", "lr"], key, strict=True))  # type: ignore[call-overload]
                     | {"n": mean.n, "mean": mean.value, "low": mean.low, "high": mean.high})  # fmt: skip
     best = report.merge(chosen, how="inner")
@@ -129,10 +128,8 @@ def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> d
     means = ", ".join(f"{style.mark(name).label} {wide[name].mean():.2f}"
                       for name in [SUBJECT, *rivals])  # fmt: skip
     return {
-        **training.lead(
-            gains, best, f"Mean training loss at the end, bits per token: {means}.", BOOTSTRAP_SEED
-        ),
-        "effect_unit": f"bits per token below {style.mark(best).label}",
+        "sentence": f"Mean training loss at the end, bits per token: {means}.",
+        **training.lead(gains, best, "bits per token below {}"),
     }
 
 

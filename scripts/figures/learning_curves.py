@@ -26,7 +26,6 @@ PUBLISHED_EPS = {"laprop": 1e-15, "adam": 1.5e-4}
 # what is compared: early training, between the first and the last of the points that the authors'
 # advantage was read from
 WINDOW = (1_000_000, 2_000_000)  # agent steps
-BOOTSTRAP_SEED = 20200212
 BREAKOUT = "BreakoutNoFrameskip-v4"
 
 
@@ -80,7 +79,7 @@ def curves(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """IQM over seeds of each arm at each evaluation, with its interval."""
     rows = []
     for key, cell in runs.groupby([*by, "agent_steps"], observed=True):
-        value = statistics.iqm_interval(cell.value, seed=BOOTSTRAP_SEED)
+        value = statistics.iqm_interval(cell.value)
         rows.append(dict(zip([*by, "agent_steps"], key, strict=True)) | _numbers(value))
     return pd.DataFrame(rows)
 
@@ -96,7 +95,7 @@ def scores(each: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """IQM over seeds of what `window` gives, with its interval."""
     rows = []
     for key, cell in each.groupby(list(by), observed=True):
-        value = statistics.iqm_interval(cell.value, seed=BOOTSTRAP_SEED)
+        value = statistics.iqm_interval(cell.value)
         rows.append(dict(zip(by, key, strict=True)) | _numbers(value))
     return pd.DataFrame(rows)
 
@@ -104,7 +103,7 @@ def scores(each: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> statistics.Comparison:
     """IQM(a) - IQM(b) of two arms of `window`, over the same seeds."""
     one, two = statistics.align(list(a.seed), a.value, list(b.seed), b.value)
-    return statistics.difference_of_iqms(one, two, seed=BOOTSTRAP_SEED)
+    return statistics.difference_of_iqms(one, two)
 
 
 def draw_curve(ax: Axes, curve: pd.DataFrame, look: style.Mark, band: float = 0.18) -> None:

@@ -21,7 +21,7 @@ Arms = Mapping[tuple[str, float, str], pd.Series]
 
 
 def alike(
-    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float
 ) -> dict[str, Any]:
     """Are all pairs within ALIKE_FACTOR at all noise levels?"""
 
@@ -38,7 +38,7 @@ def alike(
         largest[pair] = 0.0
         for sigma in sigmas:
             samples = _paired(arms, slow, fast, sigma)
-            ratio = statistics.ratio_of_medians(*samples, horizon, seed=seed)
+            ratio = statistics.ratio_of_medians(*samples, horizon)
             outside = max(ratio.p_above(1 / ALIKE_FACTOR), ratio.p_below(ALIKE_FACTOR))
             equivalence = max(equivalence, outside)
             fold = max(ratio.value, 1 / ratio.value) if ratio.value > 0 else math.inf
@@ -60,7 +60,7 @@ def alike(
 
 
 def fastest(
-    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float
 ) -> dict[str, Any]:
     """Does the subject take the fewest steps, averaged over the noise levels?"""
     subject, *rivals = labels
@@ -73,7 +73,7 @@ def fastest(
     for rival in rivals:
         pairs = [_paired(arms, rival, subject, sigma) for sigma in sigmas]
         each = [np.fmin(a, horizon) - np.fmin(b, horizon) for a, b in pairs]  # NaN: the horizon
-        saved[rival] = statistics.mean_interval(np.mean(each, axis=0), seed=seed)
+        saved[rival] = statistics.mean_interval(np.mean(each, axis=0))
     best = min(rivals, key=lambda name: mean(name, "tune"))
     more = "fewer" if saved[best].value >= 0 else "more"
     means = ", ".join(f"{labels[name]} {number(mean(name, 'report'))}" for name in labels)
@@ -91,10 +91,10 @@ def fastest(
 
 
 def still_converges(
-    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float, *, seed: int
+    arms: Arms, labels: Mapping[str, str], sigmas: Sequence[float], horizon: float
 ) -> dict[str, Any]:
     """Does each rival stop converging at a noise level where the subject still does?"""
-    del horizon, seed  # the tests are exact or closed forms
+    del horizon  # the tests are exact or closed forms
     subject, *rivals = labels
 
     def share(name: str, sigma: float, phase: str) -> float:

@@ -36,7 +36,6 @@ SUBJECT, COUSINS = "laprop", ("adam", "amsgrad")
 ADAPTIVE = ("adam", "amsgrad", "radam", "adabound")
 # Gradients here are of order 0.1 to 100: an eps below this changes no update visibly.
 NEGLIGIBLE_EPS = 1e-6
-BOOTSTRAP_SEED = 20200212
 
 _CELL = ["optimizer", "lr", "phase", "sigma", "seed"]
 _NEEDED = [*_CELL, "run", "beta1", "beta2", "replica", "step", "metric", "value"]
@@ -85,7 +84,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
                 continue
             if sigma == 0:
                 cell = cell.head(1)
-            median = statistics.median_interval(cell.steps, horizon, seed=BOOTSTRAP_SEED)
+            median = statistics.median_interval(cell.steps, horizon)
             converged = int(cell.steps.notna().sum())
             ends = (*statistics.wilson_interval(converged, median.n), median.low, median.high)
             low, high, median_low, median_high = ends if median.n > 1 else (math.nan,) * 4
@@ -212,7 +211,7 @@ def _tuning(outcomes: pd.DataFrame, config: Config) -> pd.DataFrame:
 def _tied(arm: np.ndarray, best: np.ndarray, horizon: float) -> bool:
     """Whether the tuning seeds cannot tell this lr from the best: a lucky hit or two of a setting
     that otherwise never converges must not decide where in its grid the best one lies."""
-    worse = statistics.difference_of_restricted_means(arm, best, horizon, seed=BOOTSTRAP_SEED)
+    worse = statistics.difference_of_restricted_means(arm, best, horizon)
     if worse.n < statistics.MIN_SEEDS:
         return worse.value == 0
     return worse.low <= 0
@@ -295,7 +294,7 @@ def _verdict(
         return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
     labels = {o: style.mark(o).label for o in compared}
     horizon = _horizon(setting, config)
-    evidence = judge(arms, labels, sigmas, horizon, seed=BOOTSTRAP_SEED)
+    evidence = judge(arms, labels, sigmas, horizon)
     return judging.judge(claim, setting, budget=text, **evidence)
 
 

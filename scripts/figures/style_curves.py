@@ -31,7 +31,6 @@ from tasks.style_transfer import pictures
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SETTING, SUBJECT = "style_curves", "tuned", "laprop"
-BOOTSTRAP_SEED = 20200212
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +134,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 claim,
                 SETTING,
                 budget=fairness.budget_text(budgets),
-                **training.lead(
-                    gains,
-                    best,
-                    f"Loss after {config['steps']:,} steps over that at the start, geometric "
-                    f"means: {told}.",
-                    BOOTSTRAP_SEED,
-                ),
-                effect_unit=f"powers of ten below {style.mark(best).label}'s loss",
+                sentence=f"Loss after {config['steps']:,} steps over that at the start, geometric "
+                f"means: {told}.",
+                **training.lead(gains, best, "powers of ten below {}'s loss"),
             )
         )
     return judging.settle(settled)

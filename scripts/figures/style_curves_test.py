@@ -67,10 +67,9 @@ def test_rival_and_target_are_those_of_the_tuning_seeds():
     tables = style_curves.tables(tidy, CONFIG)
     got = {v.claim: v for v in style_curves.verdicts(tidy, tables, CONFIG)}
     verdict = got["style_lowest_of_all"]
-    assert "Adam's" in verdict.effect_unit and verdict.effect == pytest.approx(
-        math.log10(0.3 / 0.25)
-    )
-    assert "Least certain is the lead over RAdam" in verdict.sentence
+    # behind RAdam, but the report seeds may not pick whom to be behind
+    assert verdict.verdict == INCONCLUSIVE and "RAdam's" in verdict.effect_unit
+    assert verdict.effect == pytest.approx(math.log10(0.2 / 0.25))
     middle = (math.log10(0.4) + math.log10(0.5)) / 2  # of 0.2, 0.3, 0.4 and three times 0.5
     (target,) = set(tables["steps_to_target"].target)
     assert float(target.split()[3]) == pytest.approx(10**middle, rel=0.01)

@@ -29,7 +29,6 @@ from scripts.judging import Verdict
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SETTING, SUBJECT, RIVAL = "style_uv", "tuned", "laprop", "adam"
-BOOTSTRAP_SEED = 20200212
 CELL = ["optimizer", "beta1", "beta2"]
 
 config = style_curves.config
@@ -68,7 +67,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         if claim.id == "style_uv_beyond":
             beyond = pick(report, _cells_of(claim.id, report, vs))
             mean = beyond.groupby(["optimizer", "seed"], observed=True)["value"].mean().unstack(0)
-            gap = statistics.mean_interval(mean[RIVAL] - mean[SUBJECT], seed=BOOTSTRAP_SEED)
+            gap = statistics.mean_interval(mean[RIVAL] - mean[SUBJECT])
             unit = "powers of ten below Adam's loss, where μ > √ν"
             cells = len(beyond[["beta1", "beta2"]].drop_duplicates())
             told = (f"Loss at the end over that at the start, geometric means over {cells} cells: "
@@ -78,7 +77,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             (name,) = names
             change = _change(pick(report, report.optimizer == name), vs[0], vs[-1])
             gains = -change if name == SUBJECT else change
-            gap = statistics.mean_interval(gains, seed=BOOTSTRAP_SEED)
+            gap = statistics.mean_interval(gains)
             unit = (f"powers of ten {'below' if name == SUBJECT else 'above'} the loss at "
                     f"ν = {vs[-1]:g}, at ν = {vs[0]:g}")  # fmt: skip
             told = (f"From ν = {vs[-1]:g} to {vs[0]:g} the loss of {style.mark(name).label} is "

@@ -123,30 +123,24 @@ def refusal(
                                 budget=fairness.budget_text(budgets))  # fmt: skip
 
 
-def lead(
-    gains: Mapping[str, pd.Series], best: str, sentence: str, bootstrap_seed: int
-) -> dict[str, Any]:
+def lead(gains: Mapping[str, pd.Series], best: str, unit: str) -> dict[str, Any]:
     """Is the subject ahead of every rival? The numbers for `judging.judge`.
 
     Args:
         gains: for each rival, how far the subject is ahead of it, seed by seed.
         best: the rival that was best on the tuning seeds. Being behind it contradicts a claim; a
             rival picked by the report seeds themselves would be too good by luck.
-        sentence: of the verdict; the rival that decides is added to it where it is another one.
+        unit: of the effect, with {} for the rival that decides: `best` where being behind it is what
+            is nearest to be shown, else the one over which the lead is least certain.
     """
-    ahead = {rival: statistics.mean_interval(gain, seed=bootstrap_seed)
-             for rival, gain in gains.items()}  # fmt: skip
+    ahead = {rival: statistics.mean_interval(gain) for rival, gain in gains.items()}
     p_for = {rival: interval.p_above(0) for rival, interval in ahead.items()}
-    least = max(p_for, key=lambda rival: p_for[rival])
-    if p_for[least] > p_for[best]:
-        low, value, high = (judging.number(x) for x in (ahead[least].low, ahead[least].value,
-                                                        ahead[least].high))  # fmt: skip
-        sentence += (
-            f" Least certain is the lead over {style.mark(least).label}: {value} ({low} to {high})."
-        )
+    least = max([best, *gains], key=lambda rival: p_for[rival])
+    p_against = ahead[best].p_below(0)
+    decides = best if p_against < p_for[least] else least
     return {
         "p_for": p_for[least],
-        "p_against": ahead[best].p_below(0),
-        "effect": ahead[best],
-        "sentence": sentence,
+        "p_against": p_against,
+        "effect": ahead[decides],
+        "effect_unit": unit.format(style.mark(decides).label),
     }

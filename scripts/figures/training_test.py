@@ -92,10 +92,10 @@ def test_the_deeper_one_wins_and_the_other_way_round():
 
 
 @pytest.mark.parametrize(
-    ("best_in_report", "verdict", "effect"),
-    [("adam", INCONCLUSIVE, 10), ("amsgrad", CONTRADICTED, -20)],
+    ("best_in_report", "verdict", "rival"),
+    [("adam", INCONCLUSIVE, "Adam"), ("amsgrad", CONTRADICTED, "AMSGrad")],
 )
-def test_the_rival_to_be_behind_is_the_best_of_the_tuning_seeds(best_in_report, verdict, effect):
+def test_the_rival_to_be_behind_is_the_best_of_the_tuning_seeds(best_in_report, verdict, rival):
     """There it is AMSGrad. If the report seeds chose, Adam would be, by the luck of these."""
 
     def path(optimizer, depth, lr):
@@ -116,8 +116,8 @@ def test_the_rival_to_be_behind_is_the_best_of_the_tuning_seeds(best_in_report, 
     tables = deep_fc_depth.tables(tidy, DEPTH_CONFIG)
     found = {v.claim: v for v in deep_fc_depth.verdicts(tidy, tables, DEPTH_CONFIG)}
     of_all = found["deep_fc_deepest_of_all"]
-    assert (of_all.verdict, of_all.effect) == (verdict, effect)
-    assert of_all.effect_unit == "layers deeper than AMSGrad"
+    assert (of_all.verdict, of_all.effect) == (verdict, -20)
+    assert of_all.effect_unit == f"layers deeper than {rival}"
 
 
 def test_a_gap_ends_the_depth_that_is_reached():
@@ -319,13 +319,21 @@ def test_a_run_that_ends_in_no_number_diverged_and_counts_as_a_guess(end, diverg
     assert set(outcomes.value) == {1.0 if end == 1.0 else CHANCE}
 
 
-def test_the_sentence_of_a_lead_names_the_rival_that_decides():
+@pytest.mark.parametrize(
+    ("adam", "radam", "rival"),
+    [(5.5, 0.0, "RAdam"),  # ahead of the best on the tuning seeds, but not of all
+     (5.5, 7.5, "Adam"), (0.0, 7.5, "Adam"),
+     (-5.5, 0.0, "Adam")],  # behind the best: the claim is contradicted, whoever else is near
+)  # fmt: skip
+def test_the_effect_of_a_lead_is_that_over_the_rival_that_decides(adam, radam, rival):
     seeds = pd.RangeIndex(12)
-    far, near = pd.Series(5.0 + seeds % 2, seeds), pd.Series(seeds % 2 - 0.5, seeds)
-    found = training.lead({"adam": far, "radam": near}, "adam", "Told.", 0)
-    assert found["effect"].value == pytest.approx(5.5) and found["p_for"] > 0.2
-    assert found["sentence"].startswith("Told. Least certain is the lead over RAdam: 0.00 (")
-    assert training.lead({"adam": far}, "adam", "Told.", 0)["sentence"] == "Told."
+    gains = {name: pd.Series(mean + seeds % 2 - 0.5, seeds)
+             for name, mean in (("adam", adam), ("radam", radam))}  # fmt: skip
+    found = training.lead(gains, "adam", "steps before {}")
+    assert found["effect"].value == pytest.approx(radam if rival == "RAdam" else adam)
+    assert found["effect_unit"] == f"steps before {rival}"
+    assert (found["p_for"] < 0.01) == (min(adam, radam) > 0)
+    assert (found["p_against"] < 0.01) == (adam < 0)
 
 
 # ---- plane

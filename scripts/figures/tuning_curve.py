@@ -24,7 +24,6 @@ from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 SETTING, SUBJECT, RIVAL = "best of k", "laprop", "adam"
-BOOTSTRAP_SEED = 20200212
 POINT = ["lr", "beta1", "beta2"]
 
 
@@ -49,7 +48,7 @@ def tables(outcomes: pd.DataFrame) -> Tables:
     names = style.in_order(outcomes.optimizer.unique())
     tune, report = _arms(outcomes, names)
     budgets = _budgets(len(tune[SUBJECT]))
-    means, draws = tuning.curves(tune, report, budgets, seed=BOOTSTRAP_SEED)
+    means, draws = tuning.curves(tune, report, budgets)
     rows = []
     for name in names:
         for place, k in enumerate(budgets):
@@ -71,7 +70,7 @@ def verdicts(
     where it is too small to matter."""
     tune, report = _arms(outcomes, (SUBJECT, RIVAL))
     budgets = _budgets(len(tune[SUBJECT]))
-    means, draws = tuning.curves(tune, report, budgets, seed=BOOTSTRAP_SEED)
+    means, draws = tuning.curves(tune, report, budgets)
     given = [_budget(name, outcomes, steps, eps[name]) for name in (SUBJECT, RIVAL)]
     labels = [style.mark(name).label for name in (SUBJECT, RIVAL)]
     found = []
