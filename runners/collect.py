@@ -65,8 +65,8 @@ def tidy_table(records: Sequence[record.Record], experiment: str) -> "pd.DataFra
     return tidy
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Old content or new, never a half; an equal file is left alone."""
+def write_if_changed(path: Path, content: bytes) -> None:
+    """An equal file is left alone; else `record.write_atomically`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_bytes() == content:
         return

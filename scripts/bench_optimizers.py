@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from laprop import AdaBound, LaProp, SignSGD
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.provenance import code_version, hardware
 from scripts.progress import progress
 
@@ -214,7 +214,7 @@ def main() -> int:
             f"\n{folder} stays as it is: without {' and '.join(missing)}; the extra peers has them"
         )
         return 0
-    write_atomically(folder / "table.csv", table.to_csv(index=False, float_format="%.5g").encode())
+    write_if_changed(folder / "table.csv", table.to_csv(index=False, float_format="%.5g").encode())
     found = hardware(device)
     versions = [
         f"{name} {importlib.metadata.version(name)}"
@@ -234,7 +234,7 @@ Medians of {arguments.rounds} interleaved rounds; quartiles and times in `table.
 - Hardware: {found["machine"]}, {found["cores"]} cores, {found.get("gpu", found["device"])}, \
 {torch.get_num_threads()} threads
 """
-    write_atomically(folder / "README.md", readme.encode())
+    write_if_changed(folder / "README.md", readme.encode())
     print(f"\n{folder / 'README.md'}")
     return 0
 

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from laprop import AdaBound, LaProp
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.provenance import code_version
 from scripts.command import command
 
@@ -377,7 +377,7 @@ def main(arguments: list[str]) -> int:
     print(text)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *peers))
     folder = options.results_dir / "implementations"
-    write_atomically(
+    write_if_changed(
         folder / "deviations.csv", table.to_csv(index=False, float_format="%.3g").encode()
     )
     readme = f"""# Who computes what
@@ -396,7 +396,7 @@ pytorch_optimizer's AMSGrad is torch's own class.
 - Code: commit {code_version()["commit"]}, digest {code_version()["digest"]}
 - Packages: {versions}; Python {platform.python_version()}, {platform.machine()}
 """
-    write_atomically(folder / "README.md", readme.encode())
+    write_if_changed(folder / "README.md", readme.encode())
     print(f"\n{folder / 'README.md'}")
     return 0
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
 from scripts import profiles, provenance, statistics
 from scripts.command import command
@@ -59,9 +59,9 @@ def make(results_dir: Path, scale: str) -> Path:
     tables = tabulate(steps)
     for name in ("ranking", "profile", "board"):
         content = getattr(tables, name).to_csv(index=False).encode()
-        write_atomically(folder / f"{name}.csv", content)
+        write_if_changed(folder / f"{name}.csv", content)
     style.save(board.draw(tables.ranking, tables.profile, tables.board, scale), folder)
-    write_atomically(folder / "README.md", readme(tables, scale).encode())
+    write_if_changed(folder / "README.md", readme(tables, scale).encode())
     provenance.write(folder, {"made_from": made_from})
     return folder
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.config import ConfigError
 from runners.record import Record
 from scripts import faults
@@ -74,7 +74,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, about: Mapping[str, Any]) -> None:
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / FILE_NAME, text.encode())
+    write_if_changed(folder / FILE_NAME, text.encode())
 
 
 def by_hand(folder: Path) -> bool:

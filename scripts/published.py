@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.config import ROOT
 from scripts import claims, judging
 from scripts.figures import style
@@ -108,9 +108,9 @@ def make(results_dir: Path) -> Path:
     """Write figure, tables and claims of the published curves; returns their folder."""
     folder, found = results_dir / EXPERIMENT / FOLDER, curves()
     table = ends(found)
-    write_atomically(folder / "ends.csv", table.to_csv(index=False).encode())
+    write_if_changed(folder / "ends.csv", table.to_csv(index=False).encode())
     frame = judging.to_frame(verdicts(table))
-    write_atomically(folder / "claims.csv", frame.to_csv(index=False).encode())
+    write_if_changed(folder / "claims.csv", frame.to_csv(index=False).encode())
     style.save(draw(found), folder)
     return folder
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from runners.config import ROOT, ConfigError
 from scripts import judging, leaderboard, provenance, published
 from scripts.claims import CLAIMS, Claim
@@ -211,7 +211,7 @@ def write(results_dir: Path) -> list[Path]:
     if results_dir.resolve() == (ROOT / "results").resolve():
         pages[README] = with_results(README.read_text(), found).encode()
     for path, content in pages.items():
-        write_atomically(path, content)
+        write_if_changed(path, content)
     return list(pages)
 
 

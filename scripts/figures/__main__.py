@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runners import record
-from runners.collect import read_all, tidy_table, to_parquet, write_atomically
+from runners.collect import read_all, tidy_table, to_parquet, write_if_changed
 from runners.config import (
     ADDED,
     MANNER,
@@ -97,7 +97,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     if changed and before != command:
         print(f"{folder}: takes the place of the results of {before}", file=sys.stderr)
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
-    write_atomically(folder / "tidy.parquet", to_parquet(tidy))
+    write_if_changed(folder / "tidy.parquet", to_parquet(tidy))
     write(folder, about, tables, verdicts, figure)
     provenance.write(folder, about)
     return folder, verdicts
@@ -109,10 +109,10 @@ def write(
 ) -> None:  # fmt: skip
     """All of ``folder`` that follows from its measurements."""
     for name, table in tables.items():
-        write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
-    write_atomically(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
+        write_if_changed(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    write_if_changed(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
     style.save(figure, folder)
-    write_atomically(folder / "README.md", _readme(about, verdicts).encode())
+    write_if_changed(folder / "README.md", _readme(about, verdicts).encode())
 
 
 def _verdicts(

@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging, statistics
-from scripts.fairness import Budget
 from scripts.figures import iwslt_warmup, style, targets, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
@@ -71,7 +70,7 @@ def _steps_to_target(
         problem="iwslt_optimizers",
         target=f"training loss down to {target:.3g} bits per token",
         horizon=config["steps"],
-        budgets=[_budget(name, final, chosen, config["steps"])
+        budgets=[training.budget(name, final, chosen, config["steps"])
                  for name in curves.optimizer.unique()],
     )  # fmt: skip
 
@@ -98,7 +97,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             found.append(judging.inconclusive(claim, SETTING, reason))
             continue
         seeds = int(final.groupby("optimizer", observed=True).size().min())
-        budgets = [_budget(name, every, chosen, config["steps"]) for name in names]
+        budgets = [training.budget(name, every, chosen, config["steps"]) for name in names]
         if verdict := training.refusal(claim, SETTING, seeds, budgets):
             found.append(verdict)
             continue
@@ -106,17 +105,6 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         text = fairness.budget_text(budgets)
         found.append(judging.judge(claim, SETTING, budget=text, **evidence))
     return judging.settle(found)
-
-
-def _budget(name: str, every: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
-    mine, best = pick(every, every.optimizer == name), pick(chosen, chosen.optimizer == name)
-    seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
-             for phase in ("tune", "report")}  # fmt: skip
-    edges = tuple(f"lr {row.lr:g}" for row in best.itertuples() if row.on_edge)
-    fixed = {key: float(mine[key].iloc[0]) for key in ("beta1", "beta2", "eps")
-             if key in mine and mine[key].notna().all()}  # fmt: skip
-    return Budget(name, mine.lr.nunique(), seeds["tune"], ("lr",), steps, seeds["report"], edges,
-                  fixed)  # fmt: skip
 
 
 def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from runners.collect import write_atomically
+from runners.collect import write_if_changed
 from scripts.figures import hover
 from scripts.statistics import MIN_INTERVAL
 
@@ -213,5 +213,5 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> l
     content["svg"] = hover.to_svg(fig, {m.colour.upper(): m.label for m in MARKS.values()}, RC)
     written = [Path(folder) / f"{name}.{kind}" for kind in content]
     for path, data in zip(written, content.values(), strict=True):
-        write_atomically(path, data)
+        write_if_changed(path, data)
     return written

@@ -76,20 +76,23 @@ def reported(outcomes: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return report.merge(chosen, how="inner")
 
 
+def seeds_of(outcomes: pd.DataFrame, phase: str) -> tuple[int, ...]:
+    """The seeds of tuning (``"tune"``) or reporting (``"report"``)."""
+    return tuple(sorted(int(seed) for seed in outcomes[outcomes.phase == phase].seed.unique()))
+
+
 def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
     """What tuning cost ``optimizer``, for the fairness gate."""
     mine = pick(outcomes, outcomes.optimizer == optimizer)
     edges = pick(chosen, (chosen.optimizer == optimizer) & chosen.on_edge)
-    seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
-             for phase in ("tune", "report")}  # fmt: skip
     fixed = {
         name: float(mine[name].iloc[0])
         for name in ("beta1", "beta2", "eps")
         if name in mine and mine[name].nunique() == 1
     }  # what varies is not fixed
     return Budget(
-        optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds["tune"], knobs=("lr",),
-        steps=steps, report_seeds=seeds["report"],
+        optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds_of(mine, "tune"),
+        knobs=("lr",), steps=steps, report_seeds=seeds_of(mine, "report"),
         fixed={name: value for name, value in fixed.items() if not math.isnan(value)},
         on_edge=tuple(f"lr {lr:g}" for lr in sorted(edges.lr.unique())),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scripts import claims, fairness, judging, statistics, tuning
 from scripts.claims import SMALL_BUDGET
 from scripts.fairness import Budget
-from scripts.figures import style
+from scripts.figures import style, training
 from scripts.figures.training import pick, refusal
 from scripts.judging import Verdict
 
@@ -163,10 +163,11 @@ def _budgets(trials: int) -> list[int]:
 
 def _budget(name: str, outcomes: pd.DataFrame, steps: int, eps: float) -> Budget:
     mine = pick(outcomes, outcomes.optimizer == name)
-    seeds = {phase: tuple(sorted(int(s) for s in mine[mine.phase == phase].seed.unique()))
-             for phase in ("tune", "report")}  # fmt: skip
-    return Budget(name, len(mine[POINT].drop_duplicates()), seeds["tune"], ("lr", "μ", "ν"), steps,
-                  seeds["report"], fixed={"eps": eps})  # fmt: skip
+    return Budget(
+        optimizer=name, trials=len(mine[POINT].drop_duplicates()), knobs=("lr", "μ", "ν"),
+        tuning_seeds=training.seeds_of(mine, "tune"), steps=steps,
+        report_seeds=training.seeds_of(mine, "report"), fixed={"eps": eps},
+    )  # fmt: skip
 
 
 def _range(ends: Sequence[float]) -> str:
