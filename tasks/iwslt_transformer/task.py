@@ -23,7 +23,8 @@ from tasks.iwslt_transformer.batches import Batch, Pairs, batch, epoch_order, gr
 from tasks.iwslt_transformer.corpus import load
 from tasks.iwslt_transformer.loss import smoothed_loss
 from tasks.iwslt_transformer.model import Shape, Transformer, in_half
-from tasks.task import Task, check_counts, check_numbers, check_texts
+from tasks.iwslt_transformer.text import SPLITS
+from tasks.task import Task, check_choice, check_counts, check_numbers, check_texts
 
 # torch and oneDNN keep each kernel of half precision with its memory, by shape, 1,024 of them. Batches
 # have hundreds of shapes; by that a process grows to several times what an update needs.
@@ -53,8 +54,9 @@ class IwsltTransformer(Task):
             side.
         label_smoothing: probability spread over all other symbols.
         window: so many updates, from one multiple of it to the next, are a window.
-        bleu_sentences: of the validation set, translated at every evaluation but that at step 0;
-            0 for no BLEU.
+        bleu_sentences: so many of ``bleu_split`` are translated at every evaluation but that at
+            step 0; 0 for no BLEU.
+        bleu_split: valid or test; the losses are those of valid in any case.
         beam: width of the beam.
         average: weights at the ends of so many last windows are averaged for BLEU; 1 for the
             present ones.
@@ -91,6 +93,7 @@ class IwsltTransformer(Task):
         label_smoothing: float = 0.1,
         window: int = 100,
         bleu_sentences: int = 0,
+        bleu_split: str = "valid",
         beam: int = 5,
         average: int = 1,
     ) -> None:
@@ -107,6 +110,7 @@ class IwsltTransformer(Task):
                 f"width={width}: a multiple of {2 * heads}, twice heads={heads}, expected"
             )
         check_counts(0, bleu_sentences=bleu_sentences)
+        check_choice(SPLITS[1:], bleu_split=bleu_split)
         check_numbers(
             "a number in [0, 1)", lambda x: 0 <= x < 1, dropout=dropout,
             label_smoothing=label_smoothing,
@@ -120,6 +124,7 @@ class IwsltTransformer(Task):
         self.label_smoothing, self.bleu_sentences = label_smoothing, bleu_sentences
         self.beam, self.average = beam, average
         self.pairs, self.valid = data.train, data.valid
+        self.to_translate = _head(data.splits[bleu_split], bleu_sentences)
         self.source, self.target = data.source, data.target
         data.check_lengths(max_tokens)
         self.groups = grouped(self.pairs, max_tokens, self.seed)
@@ -243,7 +248,7 @@ class IwsltTransformer(Task):
         return metrics
 
     def artifacts(self) -> dict[str, bytes]:
-        """Translations of the validation set, and their BLEU with sacrebleu's signature."""
+        """Translations, and their BLEU with sacrebleu's signature."""
         return self._translate().files() if self.bleu_sentences and self.step else {}
 
     @torch.no_grad()
@@ -252,11 +257,15 @@ class IwsltTransformer(Task):
         if self.translated is None or self.translated.step != self.step:
             ends = self._ends()
             weights = torch.stack(ends).mean(0) if ends else None
-            pairs = _head(self.valid, self.bleu_sentences)
             self.model.eval()
             with _weights(self.model, weights):
                 self.translated = bleu.translate(
-                    self.model, pairs, self.target, self.beam, self.max_tokens, self.step
+                    self.model,
+                    self.to_translate,
+                    self.target,
+                    self.beam,
+                    self.max_tokens,
+                    self.step,
                 )
         return self.translated
 

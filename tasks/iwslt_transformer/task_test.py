@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from runners.config import ROOT
-from tasks.iwslt_transformer import batches, bleu
+from tasks.iwslt_transformer import batches, bleu, numbers
 from tasks.iwslt_transformer.loss import smoothed_loss
 from tasks.iwslt_transformer.model import Dropout, in_half
 from tasks.iwslt_transformer.task import IwsltTransformer, context_free_loss
@@ -189,6 +189,18 @@ def test_nothing_is_translated_before_the_first_update(monkeypatch):
     assert task.evaluate()["bleu"] == 100 and task.artifacts() and translated == [1]
 
 
+def test_bleu_is_of_the_first_sentences_of_its_split():
+    text = numbers.sentences("test")[1][:3]
+    task = make(bleu_sentences=3, bleu_split="test", beam=1)
+    train(task, adam(task), 1)
+    references = task.artifacts()["references.en"].decode().splitlines()
+    assert [line.lower() for line in references] == [line.lower() for line in text]
+    other = make(bleu_sentences=3)
+    train(other, adam(other), 1)
+    assert other.artifacts()["references.en"].decode().splitlines() != references
+    assert task.evaluate()["valid_loss"] == other.evaluate()["valid_loss"]
+
+
 def test_evaluating_changes_nothing_and_sees_every_sentence_once():
     one, two = make(), make()
     optimizers = adam(one), adam(two)
@@ -250,6 +262,7 @@ def test_padding_is_below_a_twentieth_of_the_rectangles():
         ({"width": 2, "heads": 1}, "width=2: a whole number >= 4 expected"),
         ({"heads": True}, "heads=True: a whole number >= 1 expected"),
         ({"bleu_sentences": 2.5}, "bleu_sentences=2.5: a whole number >= 0 expected"),
+        ({"bleu_split": "train"}, "bleu_split=train: one of valid, test expected"),
         ({"label_smoothing": "x"}, "label_smoothing=x: a number in [0, 1) expected"),
         ({"data_dir": None}, "data_dir=None: a text expected"),
         ({"corpus": 5}, "corpus=5: a text expected"),
