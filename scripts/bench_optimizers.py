@@ -12,6 +12,7 @@ is installed (the extra ``peers``). Writes ``<results-dir>/bench_optimizers/<cpu
 
 import argparse
 import importlib.metadata
+import random
 import statistics
 import sys
 import time
@@ -144,11 +145,11 @@ def measure(name: str, device: torch.device, rounds: int) -> list[dict[str, obje
     shapes = SETS[name]()
     contestants = {label: Timed(make, shapes, device) for label, make in optimizers().items()}
     times: dict[str, list[float]] = {label: [] for label in contestants}
+    order = random.Random(0)
     for round_ in progress(range(-WARM_UP, rounds), name):
-        # Each in another place every round: nobody always follows the same neighbour.
-        labels = list(contestants)
-        shift = round_ % len(labels)
-        for label in labels[shift:] + labels[:shift]:
+        # In an order drawn anew: what lies in the cache, and how warm the machine is, a step owes to
+        # the one before it, which must not be the same optimizer's every time.
+        for label in order.sample(list(contestants), len(contestants)):
             seconds = contestants[label].step()
             if round_ >= 0:
                 times[label].append(seconds)
@@ -225,7 +226,7 @@ def main() -> int:
 
 {text}
 
-Medians of {arguments.rounds} interleaved rounds; quartiles and times in `table.csv`.
+Medians of {arguments.rounds} rounds, each in an order drawn anew; quartiles and times in `table.csv`.
 
     python -m scripts.bench_optimizers --rounds {arguments.rounds} --device {device.type}
 
