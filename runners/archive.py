@@ -1,4 +1,7 @@
-"""All finished records of a results directory as one tidy table, each record read once.
+"""All finished records of a results directory as two tables, each record read once.
+
+``tidy.parquet`` has a row a measured value, as an experiment's has; ``runs.parquet`` has a row a run
+with all its settings, for values that differ in what the first does not tell.
 
 ``.collected/index.json`` says of every record which version of it was read, what it is, and how
 many values it gave; ``.collected/rows-<n>.parquet`` has the values, in the order of the index. The
@@ -17,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runners import record
-from runners.collect import hyper_parameters, long, phases
+from runners.collect import hyper_parameters, long, phases, to_parquet
 from runners.record import write_atomically
 
 if TYPE_CHECKING:  # slow to import, and not needed to see that nothing has changed
+    import pandas as pd
     import pyarrow as pa
 
-FOLDER, INDEX, TABLE = ".collected", "index.json", "tidy.parquet"
-FORMAT = 1
+FOLDER, INDEX, TABLE, RUNS = ".collected", "index.json", "tidy.parquet", "runs.parquet"
+FORMAT = 2
 RUNS_AT_ONCE = 1000  # of the table in memory
 TEXTS = ("experiment", "task", "optimizer", "run", "phase")
 
@@ -37,12 +41,14 @@ class Entry:
         version: of the file that was read (`record.version`).
         values: how many it gave; 0 for one that is not finished, or damaged.
         head: columns that are the same in all its values, ``replicas`` among them.
+        settings: its row of ``runs.parquet``.
         damage: why it gives none, if it should.
     """
 
     version: list[int]
     values: int = 0
     head: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     damage: str | None = None
 
 
@@ -58,10 +64,10 @@ class Collected:
 
 
 def update(results_dir: Path, progress: Any = iter) -> Collected:
-    """Bring ``results_dir/tidy.parquet`` up to date; only new and changed records are read.
+    """Bring both tables of ``results_dir`` up to date; only new and changed records are read.
 
     ``progress`` wraps the list of folders that are read. Raises OSError where there is no room;
-    table and cache are then the old ones.
+    tables and cache are then the old ones.
     """
     folders = sorted(p for p in (results_dir / "runs").iterdir() if p.is_dir())
     versions = {f.name: list(v) for f in folders if (v := record.version(f)) is not None}
@@ -72,16 +78,18 @@ def update(results_dir: Path, progress: Any = iter) -> Collected:
     for folder in progress(todo):
         new[folder.name], parts[folder.name] = _read(folder, versions[folder.name])
     records = {key: old[key] if key in old else new[key] for key in versions}
-    table = results_dir / TABLE
-    if todo or len(records) < len(index["records"]) or _version(table) != index["table"]:
+    tables = [results_dir / RUNS, results_dir / TABLE]
+    changed = todo or len(records) < len(index["records"])
+    if changed or [_version(path) for path in tables] != index["tables"]:
         try:
             rows = _rows_of(results_dir / FOLDER, index) if old else None
         except (OSError, ValueError):  # not what it was: all again
             (results_dir / FOLDER / INDEX).unlink(missing_ok=True)
             return update(results_dir, progress)
         rows = _merge(rows, index["records"], records, parts)
-        _write_table(table, records, rows)
-        _save(results_dir / FOLDER, records, rows, _version(table))
+        write_atomically(tables[0], [to_parquet(_runs(records))])
+        _write_table(tables[1], records, rows)
+        _save(results_dir / FOLDER, records, rows, [_version(path) for path in tables])
     return Collected(
         finished=sum(e.values > 0 for e in records.values()),
         unfinished=sum(e.values == 0 and e.damage is None for e in records.values()),
@@ -114,6 +122,7 @@ def _read(folder: Path, version: list[int]) -> "tuple[Entry, pa.Table | None]":
             "run": found.provenance["key"],
             "replicas": replicas,
         }
+        settings = _settings(found)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         return Entry(version, damage=f"not the lines of a record: {error!r}"), None
     names, codes = np.unique(metric.astype(str), return_inverse=True)
@@ -125,7 +134,44 @@ def _read(folder: Path, version: list[int]) -> "tuple[Entry, pa.Table | None]":
             "value": value.astype(np.float64),
         }
     )
-    return Entry(version, len(value), head), table
+    return Entry(version, len(value), head, settings), table
+
+
+def _settings(found: record.Record) -> dict[str, Any]:
+    """All that was set for a run, and where and how long it ran."""
+    provenance, status = found.provenance, found.status or {}
+    names, values, hardware = (provenance[name] for name in ("names", "values", "hardware"))
+    of_groups = {
+        f"{group}.{name}": value
+        for group in ("task", "optimizer", "schedule")
+        for name, value in values[group].items() if not name.startswith("_")
+    }  # fmt: skip
+    return {
+        "run": provenance["key"], **names,
+        **{name: values[name] for name in ("scale", "steps", "eval_every", "precision", "seeds")},
+        **of_groups,
+        "last_step": status["step"], "train_seconds": found.rows[-1]["train_seconds"],
+        "device": hardware.get("gpu", hardware["device"]), "host": hardware["host"],
+        "torch": provenance["packages"]["torch"], "commit": provenance["code"]["commit"],
+    }  # fmt: skip
+
+
+def _runs(records: dict[str, Entry]) -> "pd.DataFrame":
+    """A row a finished run; a column whose values are not all of one kind is text."""
+    import pandas as pd
+
+    def plain(column: "pd.Series") -> Any:
+        kinds = {bool if isinstance(v, bool) else float if isinstance(v, int | float) else type(v)
+                 for v in column.dropna()}  # fmt: skip
+        if kinds == {float}:
+            return pd.to_numeric(column)
+        if kinds == {bool}:
+            return column.astype("boolean")
+        return column.map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
+
+    found = [entry.settings for entry in records.values() if entry.values]
+    frame = pd.DataFrame(found, dtype=object)
+    return pd.DataFrame({name: plain(column) for name, column in frame.items()})
 
 
 def _merge(
@@ -201,7 +247,7 @@ def _replicas(heads: Iterable[dict[str, Any]]) -> "pa.Table":
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    nothing = {"records": {}, "rows": None, "table": None}
+    nothing = {"records": {}, "rows": None, "tables": None}
     try:
         index = json.loads((folder / INDEX).read_bytes())
         if index["format"] != FORMAT or not (folder / index["rows"]).exists():
@@ -218,7 +264,7 @@ def _rows_of(folder: Path, index: dict[str, Any]) -> "pa.Table":
     return pq.read_table(folder / index["rows"])
 
 
-def _save(folder: Path, records: dict[str, Entry], rows: "pa.Table", table: Any) -> None:
+def _save(folder: Path, records: dict[str, Entry], rows: "pa.Table", tables: Any) -> None:
     import pyarrow.parquet as pq
 
     folder.mkdir(exist_ok=True)
@@ -229,7 +275,7 @@ def _save(folder: Path, records: dict[str, Entry], rows: "pa.Table", table: Any)
         mine.unlink(missing_ok=True)
         raise
     entries = {key: vars(entry) for key, entry in records.items()}
-    index = {"format": FORMAT, "rows": mine.name, "table": table, "records": entries}
+    index = {"format": FORMAT, "rows": mine.name, "tables": tables, "records": entries}
     write_atomically(folder / INDEX, [json.dumps(index).encode()])
     for path in folder.glob("rows-*.parquet"):
         if path != mine:

@@ -56,6 +56,26 @@ def test_the_table_has_what_the_one_of_the_experiment_has(made, copy):
             assert sides[0] == sides[1], name
 
 
+def test_the_settings_of_every_run_are_there_and_a_lost_table_comes_back(copy):
+    update(copy)
+    runs = pd.read_parquet(copy / "runs.parquet")
+    for _, row in runs.iterrows():
+        first = record.read_first_line(copy / "runs" / row.run)
+        assert first is not None
+        values = first["values"]
+        assert (row["steps"], row["precision"]) == (40, "fp32") == (
+            values["steps"], values["precision"])  # fmt: skip
+        assert json.loads(row["task.sigma"]) == values["task"]["sigma"] == [0, 0.1]
+        assert row["optimizer.lr"] == values["optimizer"]["lr"]
+        assert row["optimizer"] == first["names"]["optimizer"]
+    assert len(runs) == 6 and set(runs.run) == set(table(copy).run)
+    assert runs["optimizer.betas"].isna().sum() == 2  # sgd's
+    assert runs["steps"].dtype == "int64" and str(runs["optimizer.nesterov"].dtype) == "boolean"
+    before = (copy / "runs.parquet").read_bytes()
+    (copy / "runs.parquet").unlink()
+    assert update(copy).read == 0 and (copy / "runs.parquet").read_bytes() == before
+
+
 def test_only_what_changed_is_read_and_the_table_is_the_same(copy):
     update(copy)
     whole = (copy / "tidy.parquet").read_bytes()

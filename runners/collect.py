@@ -2,11 +2,12 @@
 
     python -m runners.collect [results_dir=DIR]
 
-gathers all finished records of DIR, of whatever experiment or of none, in DIR/tidy.parquet; only
-new and changed ones are read (runners/archive.py). Damaged ones are named and left out, and the
+gathers all finished records of DIR, of whatever experiment or of none, in DIR/tidy.parquet, and what
+was set for each run (the task's settings, steps, precision, ...) in DIR/runs.parquet, a row a run; only
+new and changed records are read (runners/archive.py). Damaged ones are named and left out, and the
 exit code is 1.
 
-Columns: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
+Columns of tidy.parquet: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
 as ``beta1`` and ``beta2``) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
 replica, what else tells replicas apart (``sigma``, ...), step, metric, value. The metrics are the
 task's, and ``diverged_at`` for replicas that did. Times are not in it: the same configuration
@@ -147,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print((__doc__ or "").strip())
         return 0
-    from runners.archive import TABLE, update
+    from runners.archive import RUNS, TABLE, update
 
     try:
         others = [a for a in arguments if not a.startswith("results_dir=")]
@@ -172,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{found.finished:,} finished records, {found.read:,} of all read now, "
         f"{found.unfinished:,} not finished, {len(found.damaged):,} damaged; "
-        f"{found.values:,} values in {folder / TABLE}"
+        f"{found.values:,} values in {folder / TABLE}, settings in {folder / RUNS}"
     )
     return 1 if found.damaged else 0
 
