@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runners import record
+from runners.command import command
 from runners.config import TUNING_SEEDS_START, ConfigError
 
 if TYPE_CHECKING:  # pandas takes a second, and finding nothing changed should not
@@ -143,27 +144,18 @@ def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0
+@command
+def main(arguments: list[str]) -> int:
     from runners.archive import RUNS, TABLE, update
 
+    others = [a for a in arguments if not a.startswith("results_dir=")]
+    if others:
+        raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
+    folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
+    if not (folder / "runs").is_dir():
+        raise ConfigError(f"results_dir={folder}: no folder runs in it")
     try:
-        others = [a for a in arguments if not a.startswith("results_dir=")]
-        if others:
-            raise ConfigError(f"{others[0]}: only results_dir=DIR expected")
-        folder = Path(([a.partition("=")[2] for a in arguments] or ["results"])[-1])
-        if not (folder / "runs").is_dir():
-            raise ConfigError(f"results_dir={folder}: no folder runs in it")
         found = update(folder, _progress)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     except OSError as error:
         where = error.filename or folder
         print(f"error: {where}: {error.strerror or error}; tables are as before", file=sys.stderr)

@@ -74,7 +74,9 @@ class RunConfig:
     def label(self) -> str:
         """Short text for people: task, optimizer and its learning rate."""
         lr = self.values["optimizer"].get("lr")
-        return f"{self.names['task']} {self.names['optimizer']}" + (f" lr={lr:g}" if lr else "")
+        return f"{self.names['task']} {self.names['optimizer']}" + (
+            f" lr={lr:g}" if _is_number(lr) else ""
+        )
 
 
 def groups() -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runners import distributed, record
+from runners.command import again, ending
 from runners.config import (
     CONF,
     ConfigError,
@@ -319,12 +320,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.raise_signal(number)
 
 
-def again(arguments: Sequence[str]) -> str:
-    """What to do after a stop, for a command with these ``arguments``."""
-    forced = "force=true" in arguments  # which would start over
-    return f"the same command{' without force=true' if forced else ''} goes on from here"
-
-
 def reason(error: Exception) -> str:
     """Why a run did not begin, in one line."""
     cause = error if isinstance(error, ConfigError) else error.__cause__ or error  # hydra wraps
@@ -332,45 +327,38 @@ def reason(error: Exception) -> str:
     return kind + " ".join(str(cause).split())
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ending
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit code: 0 fine, 1 something failed, 2 bad input."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     overrides = [a for a in arguments if a not in ("-m", "--multirun")]
     flags = {a.partition("=")[0]: a for a in overrides if a.startswith("-")}
-    try:
-        for name, flag in flags.items():
-            if name not in HYDRAS | OF_CFG:
-                raise ConfigError(f"{flag}: unknown option; --help, -m or key=value expected")
-            if not HYDRAS & set(flags):
-                raise ConfigError(f"{flag}: of no effect without --cfg")
-        if flags:
-            parse([a for a in overrides if "=" in a and a not in flags.values()])
-            return _hydra(arguments)
-        if len(overrides) < len(arguments):
-            if distributed.processes() > 1:
-                raise ConfigError("-m: a sweep starts its own processes; without torchrun")
-            from runners.sweep import sweep
+    for name, flag in flags.items():
+        if name not in HYDRAS | OF_CFG:
+            raise ConfigError(f"{flag}: unknown option; --help, -m or key=value expected")
+        if not HYDRAS & set(flags):
+            raise ConfigError(f"{flag}: of no effect without --cfg")
+    if flags:
+        parse([a for a in overrides if "=" in a and a not in flags.values()])
+        return _hydra(arguments)
+    if len(overrides) < len(arguments):
+        if distributed.processes() > 1:
+            raise ConfigError("-m: a sweep starts its own processes; without torchrun")
+        from runners.sweep import sweep
 
-            return sweep(overrides)
-        for override in parse(overrides):
-            if re.match(r"hydra[/.]launcher", override.key_or_group):
-                raise ConfigError(f"{override.input_line}: of no effect without -m")
-        config = resolve(compose_config(overrides))
-        if config.values["experiment"] is not None:
-            raise ConfigError(
-                f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
-            )
-        check_scale(overrides)
-        check_seeds(overrides)
-        before = record.read_status(config.folder)
-        status = run(config, progress_bar=distributed.is_first())
-        distributed.leave()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; {again(arguments)}", file=sys.stderr)
-        return 130
+        return sweep(overrides)
+    for override in parse(overrides):
+        if re.match(r"hydra[/.]launcher", override.key_or_group):
+            raise ConfigError(f"{override.input_line}: of no effect without -m")
+    config = resolve(compose_config(overrides))
+    if config.values["experiment"] is not None:
+        raise ConfigError(
+            f"experiment={config.names['experiment']}: an experiment is a sweep; add -m"
+        )
+    check_scale(overrides)
+    check_seeds(overrides)
+    before = record.read_status(config.folder)
+    status = run(config, progress_bar=distributed.is_first())
+    distributed.leave()
     if not distributed.is_first():
         return 0  # the first one tells
     whole = _tell(config, status, before in record.FINISHED and not config.values["force"])

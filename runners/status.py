@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runners import record
 from runners.cluster import queued
+from runners.command import command
 from runners.config import ConfigError
 from runners.plan import Job, plan
 from runners.run import RUNNING
@@ -26,27 +27,18 @@ QUEUED = "queued or starting"  # a job that runs may not have come to it yet
 WATCH_SECONDS = 5.0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    overrides = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in overrides):
-        print((__doc__ or "").strip())
-        return 0
-    try:
-        named = [o for o in overrides if o not in ("-m", "--multirun", "--watch")]
-        if all(o.startswith("results_dir=") for o in named):
-            raise ConfigError("experiment=E scale=S, or task=T and what else the runs were "
-                              "started with, expected")  # fmt: skip
-        jobs = plan(named)
-        folder = Path(jobs[0].config.values["results_dir"])
-        if not folder.is_dir() and "--watch" not in overrides:
-            raise ConfigError(f"results_dir={folder}: no such folder")
-        if "--watch" in overrides:
-            _watch(jobs)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+@command
+def main(overrides: list[str]) -> int:
+    named = [o for o in overrides if o not in ("-m", "--multirun", "--watch")]
+    if all(o.startswith("results_dir=") for o in named):
+        raise ConfigError("experiment=E scale=S, or task=T and what else the runs were "
+                          "started with, expected")  # fmt: skip
+    jobs = plan(named)
+    folder = Path(jobs[0].config.values["results_dir"])
+    if not folder.is_dir() and "--watch" not in overrides:
+        raise ConfigError(f"results_dir={folder}: no such folder")
+    if "--watch" in overrides:
+        _watch(jobs)
     states, waiting = look(jobs)
     print("\n".join(_counts(states)))
     for job, name in zip(jobs, states, strict=True):

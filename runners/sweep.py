@@ -20,6 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runners import cluster, record
+from runners.command import again
+from runners.command import again
 from runners.config import (
     CONF,
     ConfigError,
@@ -35,7 +37,6 @@ from runners.provenance import OTHER_CODE, check_inputs, made_by_other_code
 from runners.run import (
     CHECKPOINT,
     RUNNING,
-    again,
     check_results_dir,
     reason,
     run,

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runners.command import command
 from runners.config import ConfigError, parse
 from runners.lease import is_held
 from runners.plan import plan
@@ -22,26 +23,15 @@ NAMED = 5  # of the sessions that were not uploaded
 BATCH = 200  # sessions a call of wandb: its command line has an end, and progress is told between
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(a in ("-h", "--help") for a in arguments):
-        print((__doc__ or "").strip())
-        return 0
-    try:
-        folders, at_once = _runs(arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main(arguments: list[str]) -> int:
+    folders, at_once = _runs(arguments)
     busy = [folder for folder in folders if is_held(folder)]
     sessions = [s for folder in folders if folder not in busy for s in unsynced(folder)]
     print(
         f"{len(folders)} runs, {len(sessions)} sessions to upload, {len(busy)} runs still at work"
     )
-    try:
-        left = upload(sessions, at_once)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    left = upload(sessions, at_once)
     for session in left[:NAMED]:
         print(f"not uploaded: {session}", file=sys.stderr)
     if len(left) > NAMED:

@@ -25,8 +25,8 @@ import torch
 
 from laprop import AdaBound, LaProp
 from runners.collect import write_if_changed
+from runners.command import command
 from runners.provenance import code_version
-from scripts.command import command
 
 STEPS, SIZE = 240, 64
 LR = 1e-2

@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from runners.collect import write_if_changed
+from runners.command import command
 from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
 from scripts import profiles, provenance, statistics
-from scripts.command import command
 from scripts.figures import board, hover, style, targets
 from scripts.profiles import Problem
 from scripts.statistics import MIN_SEEDS

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from runners.command import command, print_help
 from runners.config import ConfigError, all_experiments, experiment_values, hint
 from scripts import provenance, report
-from scripts.command import command, print_help
 from scripts.figures.__main__ import write
 
 

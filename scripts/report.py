@@ -22,10 +22,10 @@ from typing import Any
 import pandas as pd
 
 from runners.collect import write_if_changed
+from runners.command import command
 from runners.config import ROOT, ConfigError
 from scripts import judging, leaderboard, provenance, published
 from scripts.claims import CLAIMS, Claim
-from scripts.command import command
 from scripts.figures import style
 from scripts.judging import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Verdict
 

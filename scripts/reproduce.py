@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runners import record
+from runners.command import command, print_help
 from runners.config import (
     ROOT,
     ConfigError,
@@ -30,7 +31,6 @@ from runners.config import (
 )
 from runners.plan import plan
 from runners.sweep import state, sweep
-from scripts.command import command, print_help
 
 CHOSEN = "experiments"  # the key of this command
 LAUNCHER = "hydra/launcher=joblib"

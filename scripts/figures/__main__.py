@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from runners import record
 from runners.collect import read_all, tidy_table, to_parquet, write_if_changed
+from runners.command import command, print_help
 from runners.config import (
     ADDED,
     MANNER,
@@ -38,7 +39,6 @@ from runners.config import (
 )
 from runners.plan import Job, plan
 from scripts import faults, judging, provenance, report
-from scripts.command import command, print_help
 from scripts.figures import style
 
 SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"

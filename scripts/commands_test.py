@@ -65,8 +65,9 @@ def test_what_cannot_be_written_is_named(module, work, arguments, monkeypatch, c
     assert capsys.readouterr().err == "error: there/table.csv: Read-only file system\n"
 
 
-def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
-    code = "import sys; from scripts.leaderboard import main; sys.exit(main(['--help'] * 1))"
+@pytest.mark.parametrize("module", ["scripts.leaderboard", "runners.run", "runners.status"])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(module) -> None:
+    code = f"import sys; from {module} import main; sys.exit(main(['--help']))"
     done = subprocess.run(
         ["bash", "-c", '"$0" -c "$1" | true; sleep 1; exit ${PIPESTATUS[0]}', sys.executable, code],
         cwd=ROOT, capture_output=True, text=True, check=False,

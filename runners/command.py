@@ -3,31 +3,47 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runners.config import ConfigError
-from runners.run import again
+
+Main = Callable[[list[str]], int]
 
 
-def print_help(main: Callable[[list[str]], int]) -> int:
+def again(arguments: Sequence[str]) -> str:
+    """What to do after a stop, for a command with these ``arguments``."""
+    forced = "force=true" in arguments  # which would start over
+    return f"the same command{' without force=true' if forced else ''} goes on from here"
+
+
+def print_help(main: Main) -> int:
     print((sys.modules[main.__module__].__doc__ or "").strip())
     return 0
 
 
-def command(main: Callable[[list[str]], int]) -> Callable[..., int]:
+def command(main: Main) -> Callable[..., int]:
+    """`ending`, and its module's docstring is the help."""
+
+    @functools.wraps(main)
+    def helpful(arguments: list[str]) -> int:
+        if any(a in ("-h", "--help") for a in arguments):
+            return print_help(main)
+        return main(arguments)
+
+    return ending(helpful)
+
+
+def ending(main: Main) -> Callable[..., int]:
     """Of a ``main`` of arguments: the same with the exit codes 2 (bad input) and 130 (Ctrl-C).
 
-    ``main`` gets the command line where nothing is given. Its module's docstring is the help.
+    ``main`` gets the command line where nothing is given.
     """
 
     @functools.wraps(main)
     def ended(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
-            if any(a in ("-h", "--help") for a in arguments):
-                code = print_help(main)
-            else:
-                code = main(arguments)
+            code = main(arguments)
             sys.stdout.flush()
             return code
         except ConfigError as error:
