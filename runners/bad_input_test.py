@@ -31,6 +31,14 @@ def test_an_option_that_there_is_not_runs_nothing_and_says_so(tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info=all"]])
+def test_what_shows_one_run_is_not_for_sweeps(tmp_path, capsys, flags):
+    assert main(["-m", *flags, "optimizer=adam,laprop", f"results_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {flags[0]}: shows one run; without -m and with one value a key\n"
+    )
+
+
 @pytest.mark.parametrize("flag", ["--resolve", "--package=task"])
 def test_an_option_of_another_does_not_come_to_nothing_alone(tmp_path, capsys, flag):
     assert main([flag, "steps=1", f"results_dir={tmp_path}"]) == 2

@@ -41,6 +41,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 # flags that Hydra answers, without a run, and those that say how
 HYDRAS = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
 OF_CFG = {"--resolve", "-p", "--package"}
+OF_ONE_RUN = {"-c", "--cfg", "-i", "--info"}
 MOST_KINDS = 10  # lines about the end of a run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -337,6 +338,8 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(f"{flag}: unknown option; --help, -m or key=value expected")
         if not HYDRAS & set(flags):
             raise ConfigError(f"{flag}: of no effect without --cfg")
+        if name in OF_ONE_RUN and len(overrides) < len(arguments):
+            raise ConfigError(f"{flag}: shows one run; without -m and with one value a key")
     if flags:
         parse([a for a in overrides if "=" in a and a not in flags.values()])
         return _hydra(arguments)
