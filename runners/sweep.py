@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from runners import cluster, record
 from runners.command import again
-from runners.command import again
 from runners.config import (
     CONF,
     ConfigError,
