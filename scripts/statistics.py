@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 # Fewer seeds than this support no statement about a ranking.
 MIN_SEEDS = 10
@@ -292,6 +292,22 @@ def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     low = 0.0 if successes == 0 else float(centre - half)
     high = 1.0 if successes == n else float(centre + half)
     return low, high
+
+
+def p_mean_below(values: ArrayLike, threshold: float) -> float:
+    """Of the null hypothesis "the true mean is at least threshold", for values in [0, 1] of any kind.
+
+    Hoeffding's bound exp(-n KL(mean, threshold)) (1963, theorem 1): never too small, however few the
+    values and however alike, where a bootstrap cannot know what it has not seen.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size == 0 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"values in [0, 1] expected, got {values.tolist()}")
+    mean = float(values.mean())
+    if mean >= threshold:
+        return 1.0
+    apart = special.rel_entr(mean, threshold) + special.rel_entr(1 - mean, 1 - threshold)
+    return float(np.exp(-values.size * apart))
 
 
 def p_fraction_above(successes: int, n: int, threshold: float) -> float:

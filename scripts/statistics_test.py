@@ -259,9 +259,23 @@ def test_one_seed_says_nothing() -> None:
 # ---------------------------------------------------------------- bad input
 
 
+def test_the_test_of_a_bounded_mean_holds_its_level_in_the_worst_case() -> None:
+    """Values of 0 and 1 whose mean is the threshold: all samples of each size."""
+    for n, threshold in product((5, 10, 13, 20, 40), (0.1, 0.25, 0.5)):
+        ones = np.arange(n + 1)
+        p = np.array([st.p_mean_below([1.0] * k + [0.0] * (n - k), threshold) for k in ones])
+        for level in (0.01, 0.025, 0.05):
+            assert stats.binom.pmf(ones[p <= level], n, threshold).sum() <= level
+    assert st.p_mean_below([0.0] * 13, 0.25) == pytest.approx(0.75**13)
+    assert st.p_mean_below([0.1] * 100, 0.25) < 0.001  # and it rejects what is clear
+    assert st.p_mean_below([0.5, 0.1], 0.25) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: st.p_mean_below([0.5, 1.5], 0.25), "1.5"),
+        (lambda: st.p_mean_below([], 0.25), "expected"),
         (lambda: st.censored_median([], 10), "non-empty"),
         (lambda: st.censored_median([1, 11], 10), r"\(0, 10\]"),
         (lambda: st.censored_median([0], 10), r"\(0, 10\]"),

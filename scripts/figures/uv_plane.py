@@ -74,10 +74,10 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         if beyond:
             p_for, p_against = gap.p_above(0), gap.p_below(claims.SMALL_GAP)
         else:  # equivalence
-            # n seeds without a difference come up with this probability where the mean is the margin
-            # and every difference 0 or 1; resampling what is all alike would not know
-            unseen = (1 - claims.SMALL_GAP) ** gap.n
-            p_for = max(gap.p_within(claims.SMALL_GAP), unseen)
+            # seeds that are nearly all alike: resampling them would not know what is rare
+            apart = (share[SUBJECT] - share[RIVAL]).abs()
+            rare = statistics.p_mean_below(apart, claims.SMALL_GAP)
+            p_for = max(gap.p_within(claims.SMALL_GAP), rare)
             p_against = gap.p_beyond(claims.SMALL_GAP)
             needed = judging.seeds_needed(1 - claims.SMALL_GAP)
             if gap.n < needed:
