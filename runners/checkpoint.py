@@ -27,7 +27,7 @@ def save_checkpoint(
     }
     if torch.cuda.is_available():
         content["cuda_streams"] = torch.cuda.get_rng_state_all()
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp")  # the next one's, too: a kill leaves no second one
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)

@@ -5,9 +5,10 @@ import os
 import pickle
 
 import pytest
+import torch
 from torch import nn
 
-from runners import record
+from runners import checkpoint, record
 from runners.checkpoint import save_checkpoint
 from runners.loop import Progress
 from runners.plan import plan
@@ -28,8 +29,6 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
         assert run(job.config) == "failed"
     whole = path.read_bytes()
     if damage == "foreign":
-        import torch
-
         content = torch.load(path, weights_only=True)
         torch.save(content | {"key": "another"}, path)
     elif damage == "pickle":
@@ -56,6 +55,19 @@ def test_a_checkpoint_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch
         save_checkpoint(path, "key", {"task": layer}, Progress(2), 0)
         assert reader.read() == old  # who has begun to read it reads it to its end
     assert path.read_bytes() != old and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_random_stream_of_torch_goes_on_where_it_was(tmp_path, monkeypatch):
+    """For tasks that use it, as those in the package do not."""
+    monkeypatch.setattr(checkpoint, "made_by_other_code", lambda folder: False)
+    monkeypatch.setattr(checkpoint, "other_arithmetic", lambda folder, device: None)
+    path, states = tmp_path / "checkpoint.pt", {"task": nn.Linear(2, 2)}
+    (tmp_path / record.FILE_NAME).write_bytes(b"")
+    save_checkpoint(path, "key", states, Progress(3), 0)
+    expected = torch.rand(3)
+    progress = Progress()
+    assert checkpoint.load_checkpoint(path, "key", states, progress) == 0
+    assert progress.step == 3 and torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("change", ["package", "device", "threads"])

@@ -74,6 +74,44 @@ def test_resume_cuts_what_came_after_the_checkpoint(tmp_path):
     assert read_record(tmp_path).rows == [{"step": 0}, {"step": 1, "again": True}]
 
 
+def test_a_line_for_which_there_is_no_room_leaves_nothing(tmp_path):
+    """A disk that fills up takes the first bytes of it."""
+    writer = RecordWriter.start(tmp_path, {"key": "k"})
+    writer.write({"step": 0})
+    before = (tmp_path / record.FILE_NAME).read_bytes()
+    disk = writer._file
+
+    class Full:
+        tell, truncate, fileno = disk.tell, disk.truncate, disk.fileno
+        written = False
+
+        def write(self, data):
+            if self.written:
+                raise OSError("no room")
+            self.written = True
+            return disk.write(data[:5])
+
+    writer._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="no room"):
+        writer.write({"step": 1})
+    assert (tmp_path / record.FILE_NAME).read_bytes() == before
+    writer._file = disk
+    writer.write({"step": 1})
+    assert [row["step"] for row in read_record(tmp_path).rows] == [0, 1]
+
+
+def test_rows_are_on_disk_before_a_checkpoint_counts_them_and_the_end_before_it_is_told(
+    tmp_path, monkeypatch
+):
+    writer = RecordWriter.start(tmp_path, {"key": "k"})
+    path, synced = tmp_path / record.FILE_NAME, []
+    monkeypatch.setattr(record.os, "fsync", lambda number: synced.append(path.stat().st_size))
+    writer.write({"step": 0})
+    assert writer.size() == synced[-1] == path.stat().st_size
+    writer.close("completed")
+    assert synced[-1] == path.stat().st_size > synced[0]
+
+
 def test_start_replaces_an_older_record(tmp_path):
     write_run(tmp_path)
     RecordWriter.start(tmp_path, {"key": "new"})
