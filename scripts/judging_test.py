@@ -128,6 +128,23 @@ def test_picking_the_comparison_on_tuning_seeds_makes_few_false_verdicts() -> No
 
 
 @pytest.mark.parametrize(
+    ("failing", "verdict"), [(0, "contradicted"), (5, "inconclusive"), (8, "supported")]
+)
+def test_who_still_converges_is_not_refuted_by_the_noise_at_which_all_do(failing, verdict) -> None:
+    """Rivals stop converging at the larger noise only, for so many of 20 seeds."""
+    found = {
+        (name, sigma, phase): pd.Series(np.full(20, 100.0))
+        for name in ("laprop", "adam", "amsgrad") for sigma in (0.1, 0.2)
+        for phase in ("tune", "report")
+    }  # fmt: skip
+    for (name, sigma, _), steps in found.items():
+        if name != "laprop" and sigma == 0.2:
+            steps[:failing] = math.nan
+    evidence = still_converges(found, {name: name for name, _, _ in found}, (0.1, 0.2), HORIZON)
+    assert judging.judge(CLAIM, "common", budget="", **evidence).verdict == verdict
+
+
+@pytest.mark.parametrize(
     ("optimizers", "pairs", "verdict"),
     [(2, 1, "contradicted"), (3, 3, "inconclusive"), (4, 6, "inconclusive")],
 )
