@@ -21,6 +21,7 @@ import numpy as np
 
 from runners import record
 from runners.collect import hyper_parameters, long, phases, to_parquet
+from runners.config import MANNER
 from runners.record import write_atomically
 
 if TYPE_CHECKING:  # slow to import, and not needed to see that nothing has changed
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # slow to import, and not needed to see that nothing has chan
 FOLDER, INDEX, TABLE, RUNS = ".collected", "index.json", "tidy.parquet", "runs.parquet"
 FORMAT = 2
 RUNS_AT_ONCE = 1000  # of the table in memory
+GROUPS = ("task", "optimizer", "schedule")
 TEXTS = ("experiment", "task", "optimizer", "run", "phase")
 
 
@@ -143,12 +145,12 @@ def _settings(found: record.Record) -> dict[str, Any]:
     names, values, hardware = (provenance[name] for name in ("names", "values", "hardware"))
     of_groups = {
         f"{group}.{name}": value
-        for group in ("task", "optimizer", "schedule")
+        for group in GROUPS
         for name, value in values[group].items() if not name.startswith("_")
     }  # fmt: skip
     return {
         "run": provenance["key"], **names,
-        **{name: values[name] for name in ("scale", "steps", "eval_every", "precision", "seeds")},
+        **{name: value for name, value in values.items() if name not in (*GROUPS, *MANNER, "scales")},
         **of_groups,
         "last_step": status["step"], "train_seconds": found.rows[-1]["train_seconds"],
         "device": hardware.get("gpu", hardware["device"]), "host": hardware["host"],
@@ -157,14 +159,13 @@ def _settings(found: record.Record) -> dict[str, Any]:
 
 
 def _runs(records: dict[str, Entry]) -> "pd.DataFrame":
-    """A row a finished run; a column whose values are not all of one kind is text."""
+    """A row a finished run; lists, and columns whose values are not all of one kind, are JSON."""
     import pandas as pd
 
     def plain(column: "pd.Series") -> Any:
-        kinds = {bool if isinstance(v, bool) else float if isinstance(v, int | float) else type(v)
-                 for v in column.dropna()}  # fmt: skip
-        if kinds == {float}:
-            return pd.to_numeric(column)
+        kinds = {type(value) for value in column.dropna()}
+        if kinds and kinds <= {int, float}:
+            return column.astype("Int64" if kinds == {int} else "float64")
         if kinds == {bool}:
             return column.astype("boolean")
         return column.map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")

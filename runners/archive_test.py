@@ -70,7 +70,9 @@ def test_the_settings_of_every_run_are_there_and_a_lost_table_comes_back(copy):
         assert row["optimizer"] == first["names"]["optimizer"]
     assert len(runs) == 6 and set(runs.run) == set(table(copy).run)
     assert runs["optimizer.betas"].isna().sum() == 2  # sgd's
-    assert runs["steps"].dtype == "int64" and str(runs["optimizer.nesterov"].dtype) == "boolean"
+    assert (
+        str(runs["steps"].dtype) == "Int64" and str(runs["optimizer.nesterov"].dtype) == "boolean"
+    )
     before = (copy / "runs.parquet").read_bytes()
     (copy / "runs.parquet").unlink()
     assert update(copy).read == 0 and (copy / "runs.parquet").read_bytes() == before
@@ -92,7 +94,10 @@ def test_only_what_changed_is_read_and_the_table_is_the_same(copy):
     assert update(copy).read == 0 and (copy / "tidy.parquet").read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", ["garbage in the middle", "no first line", "a row too short"])
+@pytest.mark.parametrize(
+    "damage",
+    ["garbage in the middle", "no first line", "a row too short", "one value for all replicas"],
+)
 def test_a_damaged_record_is_named_and_the_others_are_gathered(copy, capsys, damage):
     bad = sorted((copy / "runs").iterdir())[1] / record.FILE_NAME
     lines = bad.read_text().splitlines()
@@ -100,8 +105,10 @@ def test_a_damaged_record_is_named_and_the_others_are_gathered(copy, capsys, dam
         lines[2] = lines[2][:10]
     elif damage == "no first line":
         lines[0] = "\0" * 20
-    else:
+    elif damage == "a row too short":
         lines[2] = json.dumps({"step": 10, "distance": [1.0]})
+    else:
+        lines[1:-1] = [json.dumps({"step": 10, "train_seconds": 1.0, "distance": [1.0]})] * 3
     bad.write_text("\n".join(lines) + "\n")
     for _ in range(2):  # also when nothing has changed
         assert collect.main([f"results_dir={copy}"]) == 1

@@ -3,9 +3,9 @@
     python -m runners.collect [results_dir=DIR]
 
 gathers all finished records of DIR, of whatever experiment or of none, in DIR/tidy.parquet, and what
-was set for each run (the task's settings, steps, precision, ...) in DIR/runs.parquet, a row a run; only
-new and changed records are read (runners/archive.py). Damaged ones are named and left out, and the
-exit code is 1.
+was set for each run (``task.width``, ``optimizer.lr``, ``steps``, ``precision``, ...) in DIR/runs.parquet, a row
+a run, lists as JSON text; only new and changed records are read (runners/archive.py). Damaged ones are
+named and left out, and the exit code is 1.
 
 Columns of tidy.parquet: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
 as ``beta1`` and ``beta2``) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
@@ -116,6 +116,8 @@ def long(found: record.Record, replicas: int) -> tuple[np.ndarray, ...]:
     shape = (len(found.rows), len(metrics), replicas)
     # None becomes NaN
     values = np.array([[row[m] for m in metrics] for row in found.rows], dtype=np.float64)
+    if values.shape != shape:
+        raise ValueError(f"{values.shape[-1]} values a metric, {replicas} replicas")
     rows, kinds, places = np.indices(shape).reshape(3, -1)
     status = found.status or {}
     diverged = sorted((int(r), at) for r, at in status["diverged"].items())

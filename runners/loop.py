@@ -72,7 +72,7 @@ def train(
         if progress.evaluated == progress.step:  # before a stop, or before it was seen to diverge
             return
         progress.evaluated = progress.step
-        metrics = {name: _values(name, value) for name, value in task.evaluate().items()}
+        metrics = {name: _values(name, value, replicas) for name, value in task.evaluate().items()}
         write({"step": progress.step, "train_seconds": progress.train_seconds, **metrics})
 
     if progress.step == 0:
@@ -88,6 +88,8 @@ def train(
             progress.train_seconds += clock.read()
             checkpoint()
             return INTERRUPTED
+        if loss.numel() != replicas:
+            raise ValueError(_not_one_a_replica("loss()", loss, replicas))
         if not math.isfinite(frozen.total(loss)):
             frozen.add(loss, progress.step)
         if len(progress.diverged) == replicas:
@@ -187,10 +189,16 @@ class _Clock:
             torch.cuda.synchronize(self._device)
 
 
-def _values(name: str, metric: Tensor) -> list[float]:
+def _values(name: str, metric: Tensor, replicas: int) -> list[float]:
     if not isinstance(metric, Tensor):
         kind = type(metric).__name__
         raise TypeError(
             f"evaluate(): {name!r} is a {kind}; a tensor, one value a replica, expected"
         )
+    if metric.numel() != replicas:
+        raise ValueError(_not_one_a_replica(f"evaluate(): {name!r}", metric, replicas))
     return metric.detach().reshape(-1).double().cpu().tolist()
+
+
+def _not_one_a_replica(what: str, values: Tensor, replicas: int) -> str:
+    return f"{what} is of shape {tuple(values.shape)}; ({replicas},), one value a replica, expected"

@@ -178,6 +178,21 @@ def test_what_blows_up_in_the_last_step_diverged(packed):
     assert status == ("completed" if packed else "diverged")
 
 
+@pytest.mark.parametrize("method", ["loss", "evaluate"])
+@pytest.mark.parametrize(("replicas", "given"), [(2, ()), (2, (3,)), (1, (2,))])
+def test_not_one_value_a_replica_is_refused(monkeypatch, method, replicas, given):
+    """A mean over replicas would train each with a part of its gradient, and nobody would see it."""
+    task = Quadratic(packed=replicas)
+    wrong = torch.ones(given)
+    monkeypatch.setattr(task, method, lambda: wrong if method == "loss" else {"error": wrong})
+    with pytest.raises(
+        ValueError, match=rf"\({replicas},\), one value a replica, expected"
+    ) as told:
+        run(task)
+    assert str(told.value).startswith("loss() is" if method == "loss" else "evaluate(): 'error' is")
+    assert f"of shape {given}" in str(told.value)
+
+
 def test_a_metric_that_is_no_tensor_is_named():
     task = Quadratic()
     task.evaluate = lambda: {"distance": 1.0}

@@ -50,7 +50,8 @@ class Task(nn.Module):
     distributed = False  # whether several processes of torch.distributed may share its steps
 
     def loss(self) -> Tensor:
-        """Draw the next batch and return the loss, shape ``()`` or ``(R,)``; one call is one step."""
+        """Draw the next batch and return the loss, shape ``(R,)``, for R = 1 also ``()``; one call is
+        one step."""
         raise NotImplementedError
 
     def backward(self, loss: Tensor, weight: Tensor) -> None:
@@ -62,7 +63,7 @@ class Task(nn.Module):
         loss.backward(weight)
 
     def evaluate(self) -> dict[str, Tensor]:
-        """Metrics of the present state, each of shape ``()`` or ``(R,)``; changes nothing."""
+        """Metrics of the present state, each of the shape of the loss; changes nothing."""
         raise NotImplementedError
 
     def artifacts(self) -> dict[str, bytes]:
