@@ -138,7 +138,8 @@ DEVICE void update(const Arguments& a, Integer t, Integer first, Integer last, i
   const bool centered_now = common.centered_now, moves = common.rate != 0;
   const bool keeps_largest = centered_now == (CENTERED != 0);
   const Real beta1 = (Real)a.beta1, beta2 = (Real)a.beta2, rest2 = (Real)a.rest2;
-  const Real before = (Real)(1 - common.lr * a.scale_before), after = (Real)a.scale_after;
+  const Real before = (Real)(1 - common.lr * a.scale_before);
+  const Real after = moves ? (Real)a.scale_after : (Real)1;
   const Real sign = (Real)a.sign;
 
   // Several elements in flight hide the latency of a GPU's memory; a CPU's vectors are enough.

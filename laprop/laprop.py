@@ -48,11 +48,12 @@ class LaProp(Optimizer):
     so that an update is the current lr times a weighted mean of normalised gradients, in which
     a past gradient weighs as much as the lr it was seen with: steps of a warm-up count little.
     At lr = 0 the step does not move the parameters, the limit of lr going to 0 (the authors' code
-    would move by the momentum buffer); moments and corrections are updated.
+    would move by the momentum buffer), nor does weight decay: torch's tools for distributed
+    checkpoints take such a step to make the state. Moments and corrections are updated.
 
     **Weight decay** is decoupled from the gradient, in either of the authors' conventions:
     ``decay_by_lr=False`` (their root file) subtracts ``weight_decay * p`` after each step,
-    whatever the lr; ``decay_by_lr=True`` (AdamW, and their fairseq copy) multiplies p by
+    whatever the lr above 0; ``decay_by_lr=True`` (AdamW, and their fairseq copy) multiplies p by
     ``1 - lr * weight_decay`` before it. The same number means very different decays in the two.
 
     Args:
@@ -342,9 +343,8 @@ def _single_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
         exp_avg.mul_(beta1).addcdiv_(grad, second.sqrt().add_(floor), value=gain)
         if lr:
             param.add_(exp_avg, alpha=-rate)
-
-        if weight_decay and not group["decay_by_lr"]:
-            param.mul_(1 - weight_decay)
+            if weight_decay and not group["decay_by_lr"]:
+                param.mul_(1 - weight_decay)
 
 
 def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
@@ -382,9 +382,8 @@ def _graph_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
         momentum = exp_avg.mul_(beta1).add_(normalised * gain)
         update = saved(momentum).to(wide) * rate
         param.sub_(torch.where(rate > 0, update, 0))  # at lr = 0 not even by what is no number
-
         if weight_decay and not group["decay_by_lr"]:
-            param.mul_(1 - weight_decay)
+            param.copy_(torch.where(rate > 0, param * (1 - weight_decay), param))
 
 
 def _multi_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
@@ -416,9 +415,8 @@ def _multi_tensor_laprop(tensors: _Tensors, group: dict[str, Any]) -> None:
         torch._foreach_addcdiv_(exp_avgs, grads, denoms, gain)
         if lr:
             torch._foreach_add_(params, exp_avgs, alpha=-rate)
-
-        if weight_decay and not group["decay_by_lr"]:
-            stepping.scale_(params, 1 - weight_decay)
+            if weight_decay and not group["decay_by_lr"]:
+                stepping.scale_(params, 1 - weight_decay)
 
 
 _FORMS = {

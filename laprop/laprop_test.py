@@ -69,8 +69,8 @@ def published(gradients, schedule, start, betas, eps, **options):
         )
         if lr > 0:
             position = position - momentum / (weight_1 / lr)
-        if not options.get("decay_by_lr"):
-            position = position - weight_decay * position
+            if not options.get("decay_by_lr"):
+                position = position - weight_decay * position
         path.append(position)
     return path
 
