@@ -41,10 +41,11 @@ def duplicated(records: Sequence[Record]) -> list[str]:
 
 
 def damaged(records: Sequence[Record]) -> list[str]:
-    """Records with lines that cannot be read."""
+    """Records with lines that cannot be read: what stood there may have been the end."""
     broken = [f"{found.provenance['key']} (line {found.damaged[0]})" for found in records
               if found.damaged]  # fmt: skip
-    return [f"records with unreadable lines: {_some(broken)}"] if broken else []
+    told = f"records with unreadable lines: {_some(broken)}; force=true runs them again"
+    return [told] if broken else []
 
 
 def mixed_code(records: Sequence[Record]) -> list[str]:

@@ -112,9 +112,12 @@ def test_a_damaged_line_is_named(results) -> None:
     path = records(results)[0]
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text(first + "{broken\n" + "".join(rest))
-    figures.make(EXPERIMENT, overrides(results))
+    with pytest.raises(
+        ConfigError, match="records with unreadable lines: .*; force=true runs them"
+    ):
+        figures.make(EXPERIMENT, overrides(results))
     for page in pages(results):
-        assert f"ecords with unreadable lines: {path.parent.name} (line 2)" in page
+        assert f"Withheld: records with unreadable lines: {path.parent.name} (line 2)" in page
 
 
 def test_more_trials_for_one_optimizer_are_refused(results, monkeypatch) -> None:
@@ -128,6 +131,15 @@ def test_more_trials_for_one_optimizer_are_refused(results, monkeypatch) -> None
     figures.make(EXPERIMENT, overrides(results))
     for page in pages(results):
         assert "No ranking: the trials differ: laprop 3, adam 2" in page
+
+
+@pytest.mark.parametrize("name", ["figure.png", "plane.csv", "tidy.parquet", "README.md"])
+def test_a_file_that_is_gone_is_made_again(results, name) -> None:
+    folder, _ = figures.make(EXPERIMENT, overrides(results))
+    before = (folder / name).read_bytes()
+    (folder / name).unlink()
+    figures.make(EXPERIMENT, overrides(results))
+    assert (folder / name).read_bytes() == before
 
 
 def test_what_is_up_to_date_is_left_alone(results) -> None:

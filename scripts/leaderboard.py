@@ -54,15 +54,17 @@ def make(results_dir: Path, scale: str) -> Path:
     steps = read(Path(results_dir), scale)
     folder = Path(results_dir) / NAME / scale
     made_from = _digest(steps)
-    if provenance.read(folder).get("made_from") == made_from:
+    before = provenance.read(folder)
+    if before.get("made_from") == made_from and provenance.all_there(folder, before):
         return folder
     tables = tabulate(steps)
-    for name in ("ranking", "profile", "board"):
-        content = getattr(tables, name).to_csv(index=False).encode()
-        write_if_changed(folder / f"{name}.csv", content)
-    style.save(board.draw(tables.ranking, tables.profile, tables.board, scale), folder)
+    frames = {f"{name}.csv": getattr(tables, name) for name in ("ranking", "profile", "board")}
+    for name, frame in frames.items():
+        write_if_changed(folder / name, frame.to_csv(index=False).encode())
+    drawn = style.save(board.draw(tables.ranking, tables.profile, tables.board, scale), folder)
     write_if_changed(folder / "README.md", readme(tables, scale).encode())
-    provenance.write(folder, {"made_from": made_from})
+    files = [*frames, *(path.name for path in drawn), "README.md"]
+    provenance.write(folder, {"made_from": made_from, "files": files})
     return folder
 
 

@@ -26,6 +26,9 @@ TOLD = (
 )  # fmt: skip
 
 
+WHERE = ("results_dir", "data_dir", "tracking", "force", "checkpoint_every")  # decide no number
+
+
 def gather(
     experiment: str,
     values: Mapping[str, Any],
@@ -51,8 +54,9 @@ def gather(
         "hardware": sorted({_machine(o["hardware"]) for o in origins}),
         "train_seconds": round(sum(found.rows[-1]["train_seconds"] for found in records
                                    if found.rows)),
-        "noticed": faults.mixed_code(records) + faults.damaged(records) + faults.no_numbers(tidy),
-        "withheld": faults.duplicated(records),
+        "settings": {k: v for k, v in values.items() if k not in ("scale", "steps", *WHERE)},
+        "noticed": faults.mixed_code(records) + faults.no_numbers(tidy),
+        "withheld": faults.duplicated(records) + faults.damaged(records),
     }  # fmt: skip
 
 
@@ -75,6 +79,11 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, about: Mapping[str, Any]) -> None:
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     write_if_changed(folder / FILE_NAME, text.encode())
+
+
+def all_there(folder: Path, about: Mapping[str, Any]) -> bool:
+    """Whether none of the files that were made is missing."""
+    return "files" in about and all((folder / name).exists() for name in about["files"])
 
 
 def by_hand(folder: Path) -> bool:

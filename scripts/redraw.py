@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from runners.command import command, print_help
-from runners.config import ConfigError, all_experiments, experiment_values, hint
+from runners.config import ConfigError, added, all_experiments, experiment_values, hint
 from scripts import provenance, report
-from scripts.figures.__main__ import write
+from scripts.figures.__main__ import verdicts_of, write
 
 
 def redraw(experiment: str, folder: Path) -> None:
@@ -35,7 +35,7 @@ def redraw(experiment: str, folder: Path) -> None:
     analysis = importlib.import_module(f"scripts.figures.{experiment}")
     config = analysis.config(values)
     tables = analysis.tables(tidy, config)
-    verdicts = analysis.verdicts(tidy, tables, config)
+    verdicts = verdicts_of(analysis, tidy, tables, config, added(overrides))
     # what needs more than the measurements (pictures that the runs made) fails before it writes
     write(folder, about, tables, verdicts, analysis.draw(tidy, tables, config))
 

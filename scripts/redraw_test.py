@@ -1,8 +1,10 @@
 """What is drawn from committed measurements is what the runs gave."""
 
+import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from runners.config import ROOT
@@ -29,6 +31,24 @@ def test_measurements_alone_give_the_same_tables_and_verdicts(results) -> None:
     del before["figure.png"], after["figure.png"]  # fonts differ between machines
     assert after == before
     assert (results / "REPORT.md").exists()
+
+
+def test_an_added_optimizer_is_drawn_and_moves_no_verdict(tmp_path) -> None:
+    """One that trains deeper than all others, with another grid of learning rates."""
+    real, folder = ROOT / "results/deep_fc_depth/quick", tmp_path / "deep_fc_depth/quick+sgd"
+    folder.mkdir(parents=True)
+    tidy = pd.read_parquet(real / "tidy.parquet")
+    mine = tidy[(tidy.optimizer == "laprop") & (tidy.lr < tidy.lr.max())].assign(optimizer="sgd")
+    mine["run"], mine["momentum"] = "m" + mine.run.astype(str), 0.9
+    mine.loc[mine.metric == "loss", "value"] /= 10
+    both = pd.concat([tidy.astype({"optimizer": str, "run": str}), mine], ignore_index=True)
+    both.astype({"optimizer": "category"}).to_parquet(folder / "tidy.parquet")
+    about = json.loads((real / "provenance.json").read_text())
+    about["command"] += " optimizers=+sgd"
+    (folder / "provenance.json").write_text(json.dumps(about))
+    assert redraw.main(["deep_fc_depth/quick+sgd", f"results_dir={tmp_path}"]) == 0
+    assert (folder / "claims.csv").read_bytes() == (real / "claims.csv").read_bytes()
+    assert "sgd" in set(pd.read_csv(folder / "greatest.csv").optimizer)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from runners.config import (
 from runners.plan import Job, plan
 from scripts import faults, judging, provenance, report
 from scripts.figures import style
+from scripts.figures.training import pick
 
 SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"
 
@@ -60,7 +61,8 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     name = folder_name(values["scale"], more) + ("-changed" if changed else "")
     folder = Path(values["results_dir"]) / experiment / name
     made_from = _digest(experiment, jobs)
-    if provenance.read(folder).get("made_from") == made_from:
+    before = provenance.read(folder)
+    if before.get("made_from") == made_from and provenance.all_there(folder, before):
         return folder, judging.from_frame(pd.read_csv(folder / "claims.csv"))
 
     records = read_all(jobs)
@@ -81,7 +83,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     config = analysis.config(values)
     try:
         tables: dict[str, pd.DataFrame] = analysis.tables(tidy, config)
-        verdicts = _verdicts(analysis, found, more, tidy, tables, config)
+        verdicts = verdicts_of(analysis, tidy, tables, config, more)
         figure = analysis.draw(tidy, tables, config)
     except (KeyError, ValueError) as error:
         narrowed = len(jobs) < len(plan([text for text in whole if text not in changes]))
@@ -93,37 +95,39 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
             "gathers them"
         ) from error
 
-    before = provenance.read(folder).get("command", command)
-    if changed and before != command:
-        print(f"{folder}: takes the place of the results of {before}", file=sys.stderr)
+    if changed and before.get("command", command) != command:
+        print(f"{folder}: takes the place of the results of {before['command']}", file=sys.stderr)
     provenance.write(folder, about | {"made_from": ""})  # not up to date before all is there
     write_if_changed(folder / "tidy.parquet", to_parquet(tidy))
-    write(folder, about, tables, verdicts, figure)
-    provenance.write(folder, about)
+    files = write(folder, about, tables, verdicts, figure)
+    provenance.write(folder, about | {"files": ["tidy.parquet", *files]})
     return folder, verdicts
 
 
 def write(
     folder: Path, about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame],
     verdicts: Sequence[judging.Verdict], figure: Figure,
-) -> None:  # fmt: skip
-    """All of ``folder`` that follows from its measurements."""
-    for name, table in tables.items():
-        write_if_changed(folder / f"{name}.csv", table.to_csv(index=False).encode())
-    write_if_changed(folder / "claims.csv", judging.to_frame(verdicts).to_csv(index=False).encode())
-    style.save(figure, folder)
+) -> list[str]:  # fmt: skip
+    """All of ``folder`` that follows from its measurements; returns the names of the files."""
+    frames = {f"{name}.csv": table for name, table in tables.items()}
+    frames["claims.csv"] = judging.to_frame(verdicts)
+    for name, frame in frames.items():
+        write_if_changed(folder / name, frame.to_csv(index=False).encode())
+    drawn = style.save(figure, folder)
     write_if_changed(folder / "README.md", _readme(about, verdicts).encode())
+    return [*frames, *(path.name for path in drawn), "README.md"]
 
 
-def _verdicts(
-    analysis: Any, found: Sequence[record.Record], more: Sequence[str], tidy: pd.DataFrame,
-    tables: dict[str, pd.DataFrame], config: Any,
+def verdicts_of(
+    analysis: Any, tidy: pd.DataFrame, tables: dict[str, pd.DataFrame], config: Any,
+    more: Sequence[str],
 ) -> list[judging.Verdict]:  # fmt: skip
     """The verdicts without the optimizers that were added (``more``): they are drawn and ranked,
     but no claim speaks of them, so that each verdict is the same as without them."""
     if more:
-        own = [r for r in found if r.provenance["names"]["optimizer"] not in more]
-        tidy = tidy_table(own, str(tidy.experiment.iloc[0]))
+        tidy = pick(tidy, ~tidy.optimizer.isin(more)).dropna(axis="columns", how="all")
+        for name in tidy.select_dtypes("category"):
+            tidy[name] = tidy[name].cat.remove_unused_categories()
         tables = analysis.tables(tidy, config)
     return analysis.verdicts(tidy, tables, config)
 
