@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runners import record
-from runners.collect import hyper_parameters, long, phases, to_parquet
+from runners.collect import hyper_parameters, long, of_one_kind_each, phases, to_parquet
 from runners.config import MANNER
 from runners.record import write_atomically
 
@@ -241,6 +241,7 @@ def _replicas(heads: Iterable[dict[str, Any]]) -> "pa.Table":
     frame = pd.DataFrame(rows())
     if not len(frame):
         return pa.table({})
+    frame = of_one_kind_each(frame)
     frame["phase"] = phases(frame["seed"].to_numpy())
     own = [name for name in frame if frame[name].dtype == object or name in TEXTS]
     frame[own] = frame[own].astype("category")

@@ -94,6 +94,27 @@ def test_only_what_changed_is_read_and_the_table_is_the_same(copy):
     assert update(copy).read == 0 and (copy / "tidy.parquet").read_bytes() == whole
 
 
+def test_settings_of_another_kind_than_a_number_become_text(copy):
+    """A list in one optimizer, and a name that is a number in one and a word in another."""
+    paths = sorted((copy / "runs").iterdir())
+    for path, more in zip(
+        paths, ({"nus": [0.7, 1.0]}, {"decay": "cosine"}, {"decay": 0.5}), strict=False
+    ):
+        first, *rest = (path / record.FILE_NAME).read_text().splitlines()
+        about = json.loads(first)
+        about["values"]["optimizer"] |= more
+        (path / record.FILE_NAME).write_text("\n".join([json.dumps(about), *rest]) + "\n")
+    update(copy)
+    records = [record.read_record(path) for path in paths]
+    (copy / "one.parquet").write_bytes(collect.to_parquet(collect.tidy_table(records, "none")))
+    for found in (table(copy), pd.read_parquet(copy / "one.parquet")):
+        by_run = found.astype({"run": str}).groupby("run")
+        assert set(by_run.get_group(paths[0].name).nus) == {"[0.7, 1.0]"}
+        assert set(by_run.get_group(paths[1].name).decay) == {"cosine"}
+        assert set(by_run.get_group(paths[2].name).decay) == {"0.5"}
+        assert by_run.get_group(paths[3].name).decay.isna().all()
+
+
 @pytest.mark.parametrize(
     "damage",
     ["garbage in the middle", "no first line", "a row too short", "one value for all replicas"],

@@ -8,13 +8,14 @@ a run, lists as JSON text; only new and changed records are read (runners/archiv
 named and left out, and the exit code is 1.
 
 Columns of tidy.parquet: experiment, task, optimizer, the optimizer's hyper-parameters (one column each; ``betas``
-as ``beta1`` and ``beta2``) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
+as ``beta1`` and ``beta2``, other lists as JSON text) and the schedule's, run (the key), phase (``tune`` or ``report``, by the seed), seed,
 replica, what else tells replicas apart (``sigma``, ...), step, metric, value. The metrics are the
 task's, and ``diverged_at`` for replicas that did. Times are not in it: the same configuration
 gives the same table, byte for byte.
 """
 
 import io
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def tidy_table(records: Sequence[record.Record], experiment: str) -> "pd.DataFra
     import pandas as pd
 
     tidy = pd.concat([_table(found, experiment) for found in records], ignore_index=True)
+    tidy = of_one_kind_each(tidy)
     for name in ("experiment", "task", "optimizer", "run", "phase", "metric"):
         tidy[name] = tidy[name].astype("category")
     return tidy
@@ -142,8 +144,22 @@ def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
         if name == "betas":
             found |= {"beta1": value[0], "beta2": value[1]}
         else:
-            found[name] = value
+            found[name] = (
+                value if isinstance(value, str | bool | int | float) else json.dumps(value)
+            )
     return found
+
+
+def of_one_kind_each(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Columns as text in which two optimizers mean different kinds of values by the same name."""
+    from pandas.api.types import infer_dtype
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    mixed = [name for name, column in table.items()
+             if column.dtype == object and infer_dtype(column).startswith("mixed")]  # fmt: skip
+    return table.assign(**{str(n): table[n].map(text, na_action="ignore") for n in mixed})
 
 
 @command
