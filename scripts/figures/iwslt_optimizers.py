@@ -37,7 +37,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     means with intervals at every lr; `curves`: quartiles against steps at the chosen lr."""
     found = iwslt_warmup.losses(tidy)
     final = iwslt_warmup.finals(found)
-    chosen = _chosen(final)
+    chosen = training.tuned(final, ["optimizer"], _context_free(tidy))
     rows = []
     report = pick(final, final.phase == "report")
     for key, cell in report.groupby(["optimizer", "lr"], observed=True):
@@ -75,14 +75,9 @@ def _steps_to_target(
     )  # fmt: skip
 
 
-def _chosen(final: pd.DataFrame) -> pd.DataFrame:
-    """Optimizer, lr, on_edge: the best mean on the tuning seeds, the smallest of equals."""
-    tune = pick(final, final.phase == "tune")
-    means = tune.groupby(["optimizer", "lr"], observed=True)["value"].mean().reset_index()
-    best = means.sort_values(["value", "lr"]).groupby("optimizer", observed=True).head(1).copy()
-    grid = sorted(final.lr.unique())
-    best["on_edge"] = best.lr.isin([grid[0], grid[-1]])
-    return best.drop(columns="value").sort_values("optimizer").reset_index(drop=True)
+def _context_free(tidy: pd.DataFrame) -> float:
+    """Loss of the best prediction without context: below it something was learned."""
+    return float(pick(tidy, tidy.metric == "context_free_loss").value.iloc[0])
 
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
@@ -125,7 +120,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     """Training curves at the chosen lr; the end against the lr."""
     settings, chosen = tables["settings"], tables["tuning"]
     names = style.in_order(settings.optimizer.astype(str))
-    context_free = float(pick(tidy, tidy.metric == "context_free_loss").value.iloc[0])
+    context_free = _context_free(tidy)
     with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(7.6, 4.4))
         height = fig.get_figheight()

@@ -168,6 +168,25 @@ def test_optimizers_lowest_highest_and_edge_of_the_grid():
     assert found.verdict == judging.INCONCLUSIVE and "edge of its grid" in found.refused
 
 
+@pytest.mark.parametrize(
+    ("ends", "on_edge"),
+    [((4.0, 5.0, 5.0), True), ((4.0, 4.0, 5.0), False),
+     ((CONTEXT_FREE + 1, CONTEXT_FREE + 2, CONTEXT_FREE + 3), False)],  # nothing is learned
+)  # fmt: skip
+def test_an_edge_counts_where_something_is_learned_and_nothing_inside_is_as_good(ends, on_edge):
+    class Still:
+        @staticmethod
+        def normal(*_):
+            return 0.0
+
+    made = []
+    for lr, end in zip((1e-3, 3e-3, 1e-2), ends, strict=True):
+        for seed in (0, 1_000_000):
+            made += rows("adam", lr, 3, seed, end, Still)
+    tuning = iwslt_optimizers.tables(pd.DataFrame(made), CONFIG)["tuning"]
+    assert tuning.lr.tolist() == [1e-3] and tuning.on_edge.tolist() == [on_edge]
+
+
 def test_the_published_ends_are_those_of_the_authors_logs():
     settings = iwslt_warmup.tables(warmup_table(5.5), CONFIG)["settings"]
     ends = settings.set_index(["optimizer", "warmup"]).published_loss

@@ -31,6 +31,7 @@ from tasks.style_transfer import pictures
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
 EXPERIMENT, SETTING, SUBJECT = "style_curves", "tuned", "laprop"
+LEARNED = 0.0  # log10 of the loss over that at the start: below it the picture got better
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,11 +58,12 @@ def outcomes(tidy: pd.DataFrame) -> pd.DataFrame:
     """One row a replica: KEY, start, end, value = log10(end / start), diverged."""
     loss = pick(tidy, tidy.metric == "loss").sort_values("step")
     keys = [name for name in KEY if name in loss]
-    ends = loss.groupby(keys, observed=True, dropna=False)["value"].agg(["first", "last"])
-    found = ends.rename(columns={"first": "start", "last": "end"}).reset_index()
+    each = loss.groupby(keys, observed=True, dropna=False)["value"]
+    # by place: pandas' own first and last pass over what is no number
+    found = each.agg(start=lambda v: v.iloc[0], end=lambda v: v.iloc[-1]).reset_index()
     dead = pick(tidy, tidy.metric == "diverged_at")[["run", "replica"]].assign(dead=True)
     found = found.merge(dead, on=["run", "replica"], how="left")
-    found["diverged"] = found.dead.notna() | found.end.isna()
+    found["diverged"] = found.dead.notna() | ~np.isfinite(found.end)
     value = np.log10(found.end / found.start)
     return found.assign(value=value.where(~found.diverged, 0.0)).drop(columns="dead")
 
@@ -71,7 +73,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     rate; `curves`: loss over that at the start, against steps, at the chosen ones;
     `steps_to_target`: when each seed is as low as the middle optimizer ends."""
     found = outcomes(tidy)
-    chosen = training.tuned(found, ["optimizer"])
+    chosen = training.tuned(found, ["optimizer"], LEARNED)
     report = pick(found, found.phase == "report")
     reached = report.groupby(["optimizer", "lr"], observed=True).agg(
         n=("seed", "size"), diverged=("diverged", "sum"), **_quartiles("value")

@@ -75,6 +75,28 @@ def test_rival_and_target_are_those_of_the_tuning_seeds():
     assert float(target.split()[3]) == pytest.approx(10**middle, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("last", "diverged"), [(math.nan, never), (math.inf, never), (1.0, lambda seed: 7)]
+)
+def test_a_run_that_ends_in_no_number_counts_as_where_it_began(last, diverged):
+    tidy = table([("adam", 0.1, (0.9, 0.9), {}, "loss",
+                   lambda seed: {0: 100.0, 5: 1.0, 10: last}, diverged)])  # fmt: skip
+    found = style_curves.outcomes(tidy)
+    assert found.diverged.all() and (found.value == 0).all()
+
+
+@pytest.mark.parametrize(("best", "on_edge"), [(0.5, True), (1.5, False)])
+def test_an_edge_counts_where_a_picture_got_better(best, on_edge):
+    ends = {0.01: best, 0.1: 2.0, 1.0: 3.0}
+    tidy = table(("adam", lr, (0.9, 0.9), {}, "loss", lambda seed, end=end: {0: 1.0, 10: end}, never)
+                 for lr, end in ends.items())  # fmt: skip
+    for chosen in (
+        style_curves.tables(tidy, CONFIG | {"optimizers": ["adam"]})["tuning"],
+        style_uv.tables(tidy, CONFIG)["tuning"],
+    ):
+        assert chosen.lr.tolist() == [0.01] and chosen.on_edge.tolist() == [on_edge]
+
+
 def test_optimizers_with_another_eps_are_not_ranked():
     ends = dict.fromkeys(OPTIMIZERS, 0.5) | {"laprop": 0.1}
     assert "the eps differ" in curves(ends, {"adam": 1e-2})["style_lower_than_adam"].refused
@@ -85,11 +107,11 @@ def test_optimizers_with_another_eps_are_not_ranked():
 US, VS = (0.5, 0.9), (0.1, 0.999)
 
 
-def plane(end, eps=()):
-    """``end(optimizer, u, v)``: the loss at the end at the best lr."""
+def plane(end, eps=(), vs=VS, shift=lambda u, v: 1):
+    """``end(optimizer, u, v)``: the loss at the end at the best lr, the middle one times ``shift``."""
     tidy = table(
-        (o, lr, (u, v), {}, "loss", path(end(o, u, v), lr), never)
-        for o, u, v, lr in itertools.product(("laprop", "adam"), US, VS, LRS)
+        (o, lr, (u, v), {}, "loss", path(end(o, u, v), lr / shift(u, v)), never)
+        for o, u, v, lr in itertools.product(("laprop", "adam"), US, vs, LRS)
     )
     for name, value in dict(eps).items():
         tidy.loc[tidy.optimizer == name, "eps"] = value
@@ -117,6 +139,22 @@ def test_the_plane_as_the_paper_has_it_and_the_other_way_round():
             "style_uv_laprop_gains": sign * math.log10(2),
             "style_uv_adam_suffers": sign * math.log10(2),
         }, abs=1e-9)  # fmt: skip
+
+
+def test_a_claim_is_about_its_own_cells():
+    """(0.9, 0.85) is beyond the diagonal and not beyond the line μ = √ν, nor an end of the grid."""
+
+    def end(optimizer, u, v):
+        if v == 0.85:
+            return 0.01 if optimizer == "adam" else 0.8
+        return 0.2 if v == 0.999 else 0.1 if optimizer == "laprop" else 0.4
+
+    def shift(u, v):  # the best lr is the largest there
+        return 10 if (u, v) == (0.9, 0.85) else 1
+
+    for got in (plane(end, vs=(0.1, 0.85, 0.999)), plane(end, vs=(0.1, 0.85, 0.999), shift=shift)):
+        assert {v.verdict for v in got.values()} == {SUPPORTED}
+        assert got["style_uv_beyond"].effect == pytest.approx(math.log10(4), abs=1e-9)
 
 
 def test_an_eps_of_its_own_is_seen_though_the_betas_vary():

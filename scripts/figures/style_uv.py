@@ -37,7 +37,7 @@ config = style_curves.config
 def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     """`tuning`: the chosen learning rates; `plane`: what each cell reached, and how many failed."""
     found = outcomes(tidy)
-    chosen = training.tuned(found, CELL)
+    chosen = training.tuned(found, CELL, style_curves.LEARNED)
     report = training.reported(found, chosen)
     report = report.assign(failed=report.value >= 0)
     plane = report.groupby(CELL, observed=True).agg(

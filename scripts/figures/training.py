@@ -29,8 +29,8 @@ def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
 def curves(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
     """One row a replica and evaluation: KEY, ``extra``, step, value.
 
-    A value that is not finite, and every value from the step on at which a replica diverged, counts
-    as a guess: ``lost`` tells.
+    A value that is not finite, and every value after the step at which a replica diverged, counts as
+    a guess: ``lost`` tells.
     """
     keys = [name for name in [*KEY, *extra] if name in tidy]
     found = pick(tidy, tidy.metric == metric)[[*keys, "step", "value"]].copy()
@@ -52,11 +52,11 @@ def final(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.Data
     return last.drop(columns=["step", "diverged_at", "lost"])
 
 
-def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The learning rate with the lowest mean loss on the tuning seeds, for each group of ``by``.
+def tuned(outcomes: pd.DataFrame, by: Sequence[str], learned: float = TRAINED) -> pd.DataFrame:
+    """The learning rate with the lowest mean value on the tuning seeds, for each group of ``by``.
 
     Columns ``by``, lr, on_edge (a better one may lie beyond the grid, and none trained as well
-    inside it). The smallest of equals.
+    inside it). The smallest of equals. Below ``learned`` something was learned.
     """
     tune = pick(outcomes, outcomes.phase == "tune")
     means = tune.groupby([*by, "lr"], observed=True)["value"].mean().reset_index()
@@ -66,7 +66,7 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     inside = pick(means, ~means.lr.isin(edges)).merge(best[[*by, "value"]], on=[*by, "value"])
     as_well = best.set_index(list(by)).index.isin(inside.set_index(list(by)).index)
     # where nobody trains, no learning rate is the best, and none lies on an edge
-    best["on_edge"] = best.lr.isin(edges) & (best.value < TRAINED) & ~as_well
+    best["on_edge"] = best.lr.isin(edges) & (best.value < learned) & ~as_well
     return best.drop(columns="value").sort_values(list(by)).reset_index(drop=True)
 
 
