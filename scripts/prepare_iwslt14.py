@@ -18,13 +18,12 @@ import re
 import shutil
 import sys
 import tarfile
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.progress import progress
-from tasks.images import NETWORK_ERRORS, DataError
+from tasks.images import NETWORK_ERRORS, DataError, append_all, reason_of
 from tasks.iwslt_transformer import text
 from tasks.iwslt_transformer.text import SOURCE, TARGET
 
@@ -80,22 +79,10 @@ def download(url: str, target: Path) -> Path:
     have = part.stat().st_size if part.exists() else 0
     print(f"{url}: downloading" + (f", from byte {have:,} on" if have else ""), flush=True)
     try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            goes_on = have > 0 and answer.status == 206
-            expected = int(answer.headers.get("Content-Length") or -1)
-            with part.open("ab" if goes_on else "wb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
+        append_all(url, part)
     except (*NETWORK_ERRORS, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise DataError(
-            f"archive={url}: {reason}; archive=FILE takes one downloaded by hand"
-        ) from None
-    got = part.stat().st_size - (have if goes_on else 0)
-    if expected >= 0 and got != expected:
-        raise DataError(
-            f"{part}: {got:,} of {expected:,} bytes came; run it again to go on from there"
-        )
+        raise DataError(f"archive={url}: {reason_of(error)}; run it again to go on from there, or "
+                        "archive=FILE takes one downloaded by hand") from None  # fmt: skip
     os.replace(part, target)
     return target
 

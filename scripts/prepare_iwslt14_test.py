@@ -2,11 +2,13 @@
 
 import io
 import tarfile
+import threading
 
 import numpy as np
 import pytest
 
-from scripts.prepare_iwslt14 import TESTS, fits, main, read_archive
+from scripts.prepare_iwslt14 import TESTS, download, fits, main, read_archive
+from tasks.conftest import Server
 from tasks.images import DataError
 from tasks.iwslt_transformer import text
 from tasks.iwslt_transformer.corpus import load
@@ -110,17 +112,34 @@ def test_damage_is_one_line_and_nothing_half_written_stays(tmp_path, capsys):
 def test_ctrl_c_is_one_line_and_the_download_goes_on_from_there(tmp_path, monkeypatch, capsys):
     whole = archive(tmp_path / "whole.tgz", members())
 
-    def interrupted(answer, file, length):
-        file.write(answer.read(100))
+    def interrupted(bar, size):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfileobj", interrupted)
+        patch.setattr("tasks.images.CHUNK", 100)
+        patch.setattr("tasks.images.tqdm.update", interrupted)
         assert prepare(whole.as_uri(), tmp_path / "data") == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
     assert (tmp_path / "data" / "iwslt14.de-en.part").stat().st_size == 100
     assert prepare(whole.as_uri(), tmp_path / "data") == 0
     assert "from byte 100 on" in capsys.readouterr().out
+
+
+def test_a_download_that_was_killed_before_its_end_or_just_after_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    content = archive(tmp_path / "whole.tgz", members()).read_bytes()
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.files["whole.tgz"] = content
+        for have in (0, 100, len(content)):
+            part = tmp_path / "archive.part"
+            part.write_bytes(content[:have])
+            target = download(server.url + "whole.tgz", tmp_path / "archive")
+            assert target.read_bytes() == content and not part.exists()
+            target.unlink()
+        server.shutdown()
+    asked = [None, "bytes=100-", f"bytes={len(content)}-"]
+    assert server.requests == [("whole.tgz", which) for which in asked]
 
 
 @pytest.mark.parametrize(("a", "b", "kept"), [(3, 2, True), (4, 2, False), (2, 4, False),

@@ -34,7 +34,10 @@ class Server(ThreadingHTTPServer):
                 return self.send_error(404)
             start = int(asked[len("bytes=") : -1]) if asked and self.server.ranges else 0
             if asked and self.server.ranges and start >= len(content):
-                return self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             self.send_response(206 if asked and self.server.ranges else 200)
             if asked and self.server.ranges:
                 self.send_header(

@@ -221,7 +221,7 @@ def _fetch(path: Path, md5: str, bases: Sequence[str]) -> None:
                 os.replace(part, path)
                 return
         except NETWORK_ERRORS as error:
-            failures.append(f"{url}: {_reason(error)}")
+            failures.append(f"{url}: {reason_of(error)}")
     kept = f"{part.name} is kept to go on from; " if part.exists() else ""
     raise DataError(
         f"{path}: not there, and cannot be downloaded ({'; '.join(failures)}); "
@@ -235,7 +235,7 @@ def _download(url: str, part: Path, md5: str) -> None:
 
     print(f"{part.with_suffix('')}: downloading from {url}", file=sys.stderr)
     resumed = _size(part) > 0
-    _append_all(url, part)
+    append_all(url, part)
     found = calculate_md5(part)
     if found == md5:
         return
@@ -245,8 +245,11 @@ def _download(url: str, part: Path, md5: str) -> None:
     raise ConnectionError(f"wrong file, md5 {found}, {md5} expected; deleted")
 
 
-def _append_all(url: str, part: Path) -> None:
-    """`_append`, again after each broken connection, as long as that brings anything."""
+def append_all(url: str, part: Path) -> None:
+    """Append to ``part`` all that it lacks of the file at ``url``; raises one of NETWORK_ERRORS.
+
+    Again after each broken connection, as long as that brings anything.
+    """
     while True:
         before = _size(part)
         try:
@@ -265,6 +268,8 @@ def _append(url: str, part: Path) -> None:
     except HTTPError as error:
         if error.code != 416 or not start:
             raise
+        if error.headers.get("Content-Range") == f"bytes */{start}":
+            return  # all of it is there
         part.unlink()  # nothing follows after `start`, so it is not a beginning of this file
         return _append(url, part)
     with response:
@@ -290,7 +295,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why the network failed, in a few words."""
     if isinstance(error, HTTPError):
         return f"HTTP {error.code} {error.reason}"
