@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
     """Restore ``states`` and ``progress`` in place; returns the record's size at that moment.
 
     None: there is no checkpoint, the run starts at step 0. One that cannot be read is named, set
-    aside as ``checkpoint.pt.corrupt``, and the run starts at step 0 as well; so is one whose task
+    aside as ``checkpoint.pt.aside``, and the run starts at step 0 as well; so is one whose task
     does not find its files (CorruptState). The task comes first in ``states``: nothing is restored
     by then.
     """
@@ -80,6 +80,6 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
 
 
 def _set_aside(path: Path, reason: str) -> None:
-    aside = path.with_name(path.name + ".corrupt")
+    aside = path.with_name(path.name + ".aside")
     os.replace(path, aside)
     print(f"{path}: {reason}; set aside as {aside.name}, the run starts again", file=sys.stderr)

@@ -37,7 +37,7 @@ def test_a_corrupted_checkpoint_is_named_set_aside_and_the_run_starts_again(
         path.write_bytes({"empty": b"", "garbage": b"x" * 999, "truncated": whole[:-200]}[damage])
     assert run(job.config) == "completed"
     assert "corrupted checkpoint" in capsys.readouterr().err
-    assert (job.config.folder / "checkpoint.pt.corrupt").exists()
+    assert (job.config.folder / "checkpoint.pt.aside").exists()
     (other,) = plan(small(tmp_path / "whole", "optimizer=adam", "optimizer.lr=1e-2"))
     run(other.config)
     assert table([job]) == table([other])

@@ -77,7 +77,7 @@ def test_damage_there_is_one_line_and_the_run_starts_again(job, tmp_path, monkey
     monkeypatch.setattr(Diary, "kill_at", 5)
     assert run(job.config) == record.FAILED
     error = capsys.readouterr().err
-    assert f"{path}: 2 lines, 28 expected; set aside as checkpoint.pt.corrupt" in error
+    assert f"{path}: 2 lines, 28 expected; set aside as checkpoint.pt.aside" in error
     assert error.count("\n") == 1
     assert os.listdir(path.parent) == ["diary"]
     assert path.read_text().split() == [str(i) for i in range(6)]

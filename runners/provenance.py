@@ -121,7 +121,7 @@ def other_arithmetic(folder: Path, device: Any) -> str | None:
     if began != device.type:
         return f"device {began}"
     if there.get("threads", here.get("threads")) != here.get("threads"):  # launchers differ in it
-        return f"{there['threads']} threads"
+        return f"{there['threads']} thread{'' if there['threads'] == 1 else 's'}"
     for name, before in first.get("packages", {}).items():
         if name in ARITHMETIC and before != version(name):
             return f"{name} {before}"

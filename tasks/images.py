@@ -225,7 +225,8 @@ def _fetch(path: Path, md5: str, bases: Sequence[str]) -> None:
     kept = f"{part.name} is kept to go on from; " if part.exists() else ""
     raise DataError(
         f"{path}: not there, and cannot be downloaded ({'; '.join(failures)}); "
-        f"{kept}try again, put the file there, or name another host by task.mirror=URL"
+        f"{kept}try again, put the file there, name another host by task.mirror=URL, or take "
+        "task.dataset=digits, which needs none"
     )
 
 

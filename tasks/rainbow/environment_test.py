@@ -1,3 +1,5 @@
+import itertools
+
 import ale_py
 import gymnasium
 import numpy as np
@@ -89,6 +91,36 @@ def test_what_reaches_the_emulator():
         else:
             assert told == [0] * 4 and out.first is None
     assert games == 2 and lost == 8
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_game_that_ends_within_an_action_shows_its_last_frame_alone(at):
+    """The other of the two frames would be of the step before."""
+    env = atari(life_is_episode=False)
+    env.reset()
+    emulator, frames = env._ale, itertools.count()
+
+    class Ends:
+        """Each frame is all of one grey, brighter before the action than in it; over in frame ``at``."""
+
+        def __getattr__(self, name):
+            return getattr(emulator, name)
+
+        def act(self, action):
+            self.number = next(frames)
+            return 0
+
+        def game_over(self):
+            return self.number == 8 + at
+
+        def getScreenGrayscale(self, screen):
+            screen[:] = 200 - self.number
+
+    env._ale = Ends()
+    for _ in range(2):
+        env.step(0)
+    outcome = env.step(0)
+    assert outcome.terminal and (outcome.observation == 200 - (8 + at)).all()
 
 
 def test_scores_are_the_unclipped_rewards_of_the_whole_game():

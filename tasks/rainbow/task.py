@@ -50,7 +50,8 @@ class Rainbow(Task):
     Args:
         seeds: exactly one.
         game: what gymnasium calls it: an Atari game, or anything with a vector as observation.
-        sticky: probability that an emulator frame repeats the last action; None: as registered.
+        sticky: probability that an emulator frame repeats the last action; None: as registered. Of
+            Atari games, as the next two.
         life_is_episode: the learner sees the loss of a life as an end.
         clip_rewards: to their sign.
         capacity: of the replay, in agent steps.
