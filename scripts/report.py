@@ -261,15 +261,14 @@ def to_markdown(
 
 
 def with_results(readme: str, found: Sequence[Section]) -> str:
-    """``readme`` with the table of results between its two marks made anew: the paper's claims, and
-    of those without an effect not the reason, which REPORT.md has."""
+    """``readme`` with the table of results between its two marks made anew: the paper's claims."""
     if BEGIN not in readme or END not in readme:
         raise ConfigError(f"README.md: the lines {BEGIN} and {END} expected around its results")
     head, rest = readme.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
     table = rows(found)
     papers = [row for row in table if row.papers]
-    body = f"{summary(table)}\n\n{_claims_table(papers, base='results/', reasons=False)}"
+    body = f"{summary(table)}\n\n{_claims_table(papers, base='results/')}"
     return f"{head}{BEGIN}\n{body}\n{END}{tail}"
 
 
@@ -290,13 +289,12 @@ def summary(table: Sequence[Row]) -> str:
     )
 
 
-def _claims_table(table: Sequence[Row], base: str = "", reasons: bool = True) -> str:
+def _claims_table(table: Sequence[Row], base: str = "") -> str:
     lines = ["| claim | verdict: effect (95% interval) | evidence |", "|---|---|---|"]
     for row in table:
         claim = row.claim.sentence + ("" if row.papers else " (Not a claim of the paper.)")
-        told = [f"**{v.verdict}**{' (refused)' if v.refused else ''}, {v.setting}"
-                + (f": {judging.effect_or_reason(v)}" if reasons or v.effect_unit else "")
-                for v in row.verdicts]  # fmt: skip
+        told = [f"**{verdict}**, {'; '.join(settings)}: {text}"
+                for (verdict, text), settings in _told(row.verdicts).items()]  # fmt: skip
         where = "–"
         if row.section:
             place = f"[{row.section.experiment}]({base}{row.section.place}/)"
@@ -305,6 +303,19 @@ def _claims_table(table: Sequence[Row], base: str = "", reasons: bool = True) ->
         cells = [claim, "<br>".join(told) or NOT_RUN, where]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _told(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[str]]:
+    """Verdict and effect, or in short why there is none -> the settings of which it is told."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for v in verdicts:
+        text = (
+            judging.effect_text(v) if v.effect_unit else v.sentence.partition(". ")[0].rstrip(".")
+        )
+        told.setdefault((v.verdict + (" (refused)" if v.refused else ""), text), []).append(
+            v.setting
+        )
+    return told
 
 
 def _section_text(section: Section) -> Iterator[str]:

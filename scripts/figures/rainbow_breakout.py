@@ -101,8 +101,7 @@ def _compare(
     base = float(statistics.interquartile_mean(arms[b].value))
     if same_optimizer:
         margin = claims.SMALL_GAP * abs(base)
-        p_for = min(1.0, 2 * min(difference.p_above(0), difference.p_below(0)))
-        p_against = max(difference.p_above(-margin), difference.p_below(margin))
+        p_for, p_against = difference.p_beyond(0), difference.p_within(margin)
     else:
         p_for, p_against = difference.p_above(0), difference.p_below(0)
     mine = float(statistics.interquartile_mean(arms[a].value))
