@@ -38,4 +38,4 @@ lock: .venv/bin/uv
 		--extra bench --extra cluster --extra dev --extra fairseq pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv results/runs results/.hydra results/.code results/.collected
+	rm -rf .venv results/runs results/.hydra results/.code results/.collected results/tidy.parquet results/runs.parquet

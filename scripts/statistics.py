@@ -281,11 +281,11 @@ def power_of_means(
 # ---------------------------------------------------------------- fractions
 
 
-def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a fraction (Wilson 1927; Brown, Cai and DasGupta 2001)."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a fraction needs 0 <= successes <= n and n >= 1, got {successes}/{n}")
-    z = stats.norm.ppf((1 + confidence) / 2)
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
     centre = (successes + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * np.sqrt(successes * (n - successes) / n + z * z / 4)
     # at 0 and n the interval ends there exactly; only rounding says otherwise
@@ -332,14 +332,14 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike, alternative: str = "two-sided") ->
     return float(stats.binomtest(only_a, only_a + only_b, 0.5, alternative=alternative).pvalue)
 
 
-def difference_of_fractions(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
+def difference_of_fractions(a: ArrayLike, b: ArrayLike) -> Estimate:
     """fraction(a) - fraction(b) of paired binary outcomes with Tango's score interval (1998).
 
     Unlike a bootstrap it has a width where every seed agrees.
     """
     only_a, only_b, n = _discordant(a, b)
     value = (only_a - only_b) / n
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
     def end(sign: int) -> float:
         # the score falls from above to below as the hypothetical difference grows

@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, judging, statistics
 from scripts.claims import STEP_ROUNDING
 from scripts.figures import hover, style
+from scripts.figures.training import pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -94,7 +95,7 @@ def _paths(tidy: pd.DataFrame) -> dict[Key, pd.DataFrame]:
     for name in ("lr", "eps"):
         if len(set(tidy[name].dropna())) > 1:
             raise ValueError(f"the runs differ in {name}: they have no limit in common")
-    tidy = _pick(tidy, tidy.phase == "report")
+    tidy = pick(tidy, tidy.phase == "report")
     paths: dict[Key, pd.DataFrame] = {}
     for _, run in cast(Any, tidy.groupby("run")):
         path = run[run.metric.isin(["x", "y"])].pivot(
@@ -148,12 +149,8 @@ def _tolerance(config: Config) -> float:
     return config["steps"] * STEP_ROUNDING
 
 
-def _pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
-    return cast(pd.DataFrame, frame[mask])
-
-
 def _records(frame: pd.DataFrame, mask: Any) -> list[Any]:
-    return _pick(frame, mask).to_dict("records")
+    return pick(frame, mask).to_dict("records")
 
 
 # ---------------------------------------------------------------- verdicts
@@ -182,7 +179,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
 
 def _others(distance: pd.DataFrame, limit: str, symbol: str) -> str:
     """What the methods that are not LaProp do in the same limit."""
-    rows = _pick(distance, distance.limit == limit)
+    rows = pick(distance, distance.limit == limit)
     adam = _records(rows, rows.optimizer == "adam")
     told = []
     if adam:
@@ -243,11 +240,11 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                   "mu": f"to RMSprop with bias correction, ν = {config['second']:g}"}  # fmt: skip
         for column, (limit, (symbol, _, _)) in enumerate(LIMITS.items()):
             ax = fig.add_subplot(grid[0, column])
-            _against_parameter(ax, _pick(distance, distance.limit == limit), config)
+            _against_parameter(ax, pick(distance, distance.limit == limit), config)
             ax.set_xlabel(symbol)
             ax.set_title(f"{'ab'[column]}  {titles[limit]}", loc="left")
             ax = fig.add_subplot(grid[1, column])
-            _along_the_path(ax, _pick(course, course.limit == limit), config)
+            _along_the_path(ax, pick(course, course.limit == limit), config)
             ax.set_title(
                 f"{'cd'[column]}  along LaProp's path (at the lines: {symbol})", loc="left"
             )
@@ -269,7 +266,7 @@ def _distance_axis(ax: Axes, config: Config, top: float, side: Literal["left", "
 
 def _against_parameter(ax: Axes, rows: pd.DataFrame, config: Config) -> None:
     for name in ("laprop", "adam"):
-        part = _pick(rows, rows.optimizer == name)
+        part = pick(rows, rows.optimizer == name)
         style.intervals(ax, part.value, part["median"], part.low, part.high, style.mark(name),
                         ceiling=CEILING, floor=FLOOR)  # fmt: skip
     for row in _records(rows, rows.optimizer == "signum"):
@@ -285,7 +282,7 @@ def _along_the_path(ax: Axes, rows: pd.DataFrame, config: Config) -> None:
     look = style.mark("laprop")
     labelled = np.inf
     for value, line in sorted(rows.groupby("value"), key=lambda item: -cast(float, item[0])):
-        line = _pick(line, line.step > 0)
+        line = pick(line, line.step > 0)
         (drawn,) = ax.plot(
             line.step, line["median"].clip(lower=FLOOR), color=look.colour, linewidth=1.1
         )

@@ -192,7 +192,7 @@ def load_weights(source: str, net: str, taps: Collection[str], data_dir: str | P
 
     Raises ValueError: one line, why they cannot be had.
     """
-    needed = _shapes(net, up_to(net, taps))
+    needed = _shapes(up_to(net, taps))
     if source == "random":
         return {name: (_random(name, shape), torch.zeros(shape[0]))
                 for name, (_, shape) in needed.items()}  # fmt: skip
@@ -215,7 +215,7 @@ def load_weights(source: str, net: str, taps: Collection[str], data_dir: str | P
     return found
 
 
-def _shapes(net: str, layers: list[str]) -> dict[str, tuple[str, tuple[int, int, int, int]]]:
+def _shapes(layers: list[str]) -> dict[str, tuple[str, tuple[int, int, int, int]]]:
     """Of each convolution among ``layers``: torchvision's key, and the shape of its weight."""
     found, before = {}, 3
     for place, name in enumerate(layers):
