@@ -112,16 +112,9 @@ def _run_leased(
         shutil.rmtree(task.folder, ignore_errors=True)
         shutil.rmtree(folder / "wandb", ignore_errors=True)  # else both are uploaded as one run
     distributed.any_of(False, next(task.parameters()).device)  # the others may load it now
-    first_line = provenance(config, task)
-    if size is None:
-        if record.version(folder) and record.read_first_line(folder) is None:
-            print(f"{folder / record.FILE_NAME}: not a record, or damaged; the run starts again",
-                  file=sys.stderr)  # fmt: skip
-        writer = record.RecordWriter.start(folder, first_line)
-    else:
-        writer = record.RecordWriter.resume(folder, size)
-        if bar:
-            print(f"{config.label}: goes on from step {progress.step:,}", file=sys.stderr)
+    writer = _open_record(folder, provenance(config, task), size)
+    if size is not None and bar:
+        print(f"{config.label}: goes on from step {progress.step:,}", file=sys.stderr)
     tracker = open_tracker(
         values["tracking"], config.key, config.label, folder, values, config.names, task.replicas
     )
@@ -176,6 +169,16 @@ def _run_leased(
         tracker.finish(status)
         shown.close()
     return status
+
+
+def _open_record(folder: Path, first_line: dict[str, Any], size: int | None) -> record.RecordWriter:
+    """A new record, or with the ``size`` that a checkpoint knows the one that is there."""
+    if size is not None:
+        return record.RecordWriter.resume(folder, size)
+    if record.version(folder) and record.read_first_line(folder) is None:
+        print(f"{folder / record.FILE_NAME}: not a record, or damaged; the run starts again",
+              file=sys.stderr)  # fmt: skip
+    return record.RecordWriter.start(folder, first_line)
 
 
 def _follow(config: RunConfig, task: Any, optimizer: Any, schedule: Any) -> str:
