@@ -75,7 +75,8 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
     vars(progress).update(content["progress"])
     torch.set_rng_state(content["torch_stream"])
     if torch.cuda.is_available() and "cuda_streams" in content:
-        torch.cuda.set_rng_state_all(content["cuda_streams"])
+        visible = torch.cuda.device_count()  # another number, maybe, where it goes on
+        torch.cuda.set_rng_state_all(content["cuda_streams"][:visible])
     return size
 
 

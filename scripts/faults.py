@@ -44,7 +44,7 @@ def damaged(records: Sequence[Record]) -> list[str]:
     """Records with lines that cannot be read: what stood there may have been the end."""
     broken = [f"{found.provenance['key']} (line {found.damaged[0]})" for found in records
               if found.damaged]  # fmt: skip
-    told = f"records with unreadable lines: {_some(broken)}; force=true runs them again"
+    told = f"records with unreadable lines: {_some(broken)}; a run without its folder is done again"
     return [told] if broken else []
 
 

@@ -112,9 +112,7 @@ def test_a_damaged_line_is_named(results) -> None:
     path = records(results)[0]
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text(first + "{broken\n" + "".join(rest))
-    with pytest.raises(
-        ConfigError, match="records with unreadable lines: .*; force=true runs them"
-    ):
+    with pytest.raises(ConfigError, match="records with unreadable lines: .*; a run without"):
         figures.make(EXPERIMENT, overrides(results))
     for page in pages(results):
         assert f"Withheld: records with unreadable lines: {path.parent.name} (line 2)" in page

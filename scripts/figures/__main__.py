@@ -140,7 +140,9 @@ def _digest(experiment: str, jobs: Sequence[Job]) -> str:
     """Of everything that the results are made from: the records, what reads, tabulates and draws them,
     its configuration, published numbers."""
     digest = hashlib.sha256()
-    sources = [p for p in sorted(SCRIPTS.rglob("*.py")) if not p.name.endswith("_test.py")]
+    folders = (SCRIPTS, ROOT / "tasks")  # of which analyses take constants and pictures
+    sources = [p for folder in folders for p in sorted(folder.rglob("*.py"))
+               if not p.name.endswith("_test.py")]  # fmt: skip
     sources += [ROOT / "runners" / f"{name}.py" for name in ("collect", "record")]
     sources.append(ROOT / "conf" / "experiment" / f"{experiment}.yaml")
     for path in [*sources, *sorted(REFERENCE.glob("*.csv"))]:
