@@ -127,6 +127,20 @@ def test_picking_the_comparison_on_tuning_seeds_makes_few_false_verdicts() -> No
     assert wrong / 200 <= 0.05
 
 
+def test_the_noise_with_the_widest_gap_is_picked_on_tuning_seeds() -> None:
+    """There it is 0.2; on the report seeds it would be 0.1."""
+    found = {
+        (name, sigma, phase): pd.Series(np.full(20, 100.0))
+        for name in ("laprop", "adam") for sigma in (0.1, 0.2) for phase in ("tune", "report")
+    }  # fmt: skip
+    for sigma, phase, failing in ((0.1, "tune", 2), (0.2, "tune", 9), (0.1, "report", 18),
+                                  (0.2, "report", 12)):  # fmt: skip
+        found["adam", sigma, phase][:failing] = math.nan
+    evidence = still_converges(found, {"laprop": "LaProp", "adam": "Adam"}, (0.1, 0.2), HORIZON)
+    assert evidence["effect"].value == pytest.approx(12 / 20)
+    assert "σ = 0.2" in evidence["effect_unit"] and "σ = 0.2" in evidence["sentence"]
+
+
 @pytest.mark.parametrize(
     ("failing", "verdict"), [(0, "contradicted"), (5, "inconclusive"), (8, "supported")]
 )
