@@ -89,8 +89,13 @@ def update(results_dir: Path, progress: Any = iter) -> Collected:
             (results_dir / FOLDER / INDEX).unlink(missing_ok=True)
             return update(results_dir, progress)
         rows = _merge(rows, index["records"], records, parts)
-        write_atomically(tables[0], [to_parquet(_runs(records))])
-        _write_table(tables[1], records, rows)
+        temporary = record.temporary_of(tables[0])  # both tables, or none where there is no room
+        try:
+            temporary.write_bytes(to_parquet(_runs(records)))
+            _write_table(tables[1], records, rows)
+            temporary.replace(tables[0])
+        finally:
+            temporary.unlink(missing_ok=True)
         _save(results_dir / FOLDER, records, rows, [_version(path) for path in tables])
     return Collected(
         finished=sum(e.values > 0 for e in records.values()),
@@ -125,7 +130,7 @@ def _read(folder: Path, version: list[int]) -> "tuple[Entry, pa.Table | None]":
             "replicas": replicas,
         }
         settings = _settings(found)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         return Entry(version, damage=f"not the lines of a record: {error!r}"), None
     names, codes = np.unique(metric.astype(str), return_inverse=True)
     table = pa.table(
@@ -164,8 +169,10 @@ def _runs(records: dict[str, Entry]) -> "pd.DataFrame":
 
     def plain(column: "pd.Series") -> Any:
         kinds = {type(value) for value in column.dropna()}
+        if kinds == {int} and column.dropna().abs().max() < 2**63:
+            return column.astype("Int64")
         if kinds and kinds <= {int, float}:
-            return column.astype("Int64" if kinds == {int} else "float64")
+            return column.astype("float64")
         if kinds == {bool}:
             return column.astype("boolean")
         return column.map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")

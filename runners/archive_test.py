@@ -78,6 +78,37 @@ def test_the_settings_of_every_run_are_there_and_a_lost_table_comes_back(copy):
     assert update(copy).read == 0 and (copy / "runs.parquet").read_bytes() == before
 
 
+def test_a_number_too_large_for_a_table_and_a_line_that_is_none_stop_nobody(copy, capsys):
+    one, other = (path / record.FILE_NAME for path in sorted((copy / "runs").iterdir())[:2])
+    for path, change in ((one, {"values": {"seed": 2**63}}), (other, {"hardware": None})):
+        first, *rest = path.read_text().splitlines()
+        about = json.loads(first)
+        for key, value in change.items():
+            about[key] = about[key] | value if value else value
+        path.write_text("\n".join([json.dumps(about), *rest]) + "\n")
+    assert collect.main([f"results_dir={copy}"]) == 1
+    assert capsys.readouterr().err.count(str(other)) == 1
+    runs = pd.read_parquet(copy / "runs.parquet").set_index("run")
+    assert len(runs) == 5 and float(runs.seed[one.parent.name]) == 2.0**63
+
+
+def test_where_there_is_no_room_both_tables_stay_as_they_were(copy, monkeypatch):
+    some = min((copy / "runs").iterdir())
+    some.rename(copy / "away")
+    update(copy)
+    before = {name: (copy / name).read_bytes() for name in ("tidy.parquet", "runs.parquet")}
+    (copy / "away").rename(some)
+
+    def full(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("runners.archive._write_table", full)
+    with pytest.raises(OSError, match="no room"):
+        update(copy)
+    assert before == {name: (copy / name).read_bytes() for name in before}
+    assert not list(copy.glob("*.tmp"))
+
+
 def test_only_what_changed_is_read_and_the_table_is_the_same(copy):
     update(copy)
     whole = (copy / "tidy.parquet").read_bytes()

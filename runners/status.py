@@ -38,7 +38,10 @@ def main(overrides: list[str]) -> int:
     if not folder.is_dir() and "--watch" not in overrides:
         raise ConfigError(f"results_dir={folder}: no such folder")
     if "--watch" in overrides:
-        _watch(jobs)
+        try:
+            _watch(jobs)
+        except KeyboardInterrupt:  # the way to leave it
+            return 130
     states, waiting = look(jobs)
     print("\n".join(_counts(states)))
     for job, name in zip(jobs, states, strict=True):

@@ -81,8 +81,9 @@ def download(url: str, target: Path) -> Path:
     try:
         append_all(url, part)
     except (*NETWORK_ERRORS, ValueError) as error:
-        raise DataError(f"archive={url}: {reason_of(error)}; run it again to go on from there, or "
-                        "archive=FILE takes one downloaded by hand") from None  # fmt: skip
+        kept = "run it again to go on from there, or " if part.exists() else ""
+        raise DataError(f"archive={url}: {reason_of(error)}; {kept}archive=FILE takes one downloaded "
+                        "by hand") from None  # fmt: skip
     os.replace(part, target)
     return target
 

@@ -66,7 +66,7 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str], learned: float = TRAINED) -
     inside = pick(means, ~means.lr.isin(edges)).merge(best[[*by, "value"]], on=[*by, "value"])
     as_well = best.set_index(list(by)).index.isin(inside.set_index(list(by)).index)
     # where nobody trains, no learning rate is the best, and none lies on an edge
-    best["on_edge"] = best.lr.isin(edges) & (best.value < learned) & ~as_well
+    best["on_edge"] = best.lr.isin(edges) & (best.value < round(learned, 9)) & ~as_well
     return best.drop(columns="value").sort_values(list(by)).reset_index(drop=True)
 
 
