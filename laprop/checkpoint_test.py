@@ -7,6 +7,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import (
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 
 from laprop import SignSGD
 from laprop.contract_test import CLASSES, EACH, EACH_AND_FORM, equal, parameters, train, values
@@ -99,3 +105,32 @@ def test_arguments_are_stored_as_plain_python(kind):
         assert group["betas"] == (0.5, 0.75)
         assert [type(beta) for beta in group["betas"]] == [float, float]
     assert list(groups[0]) == ["params", "weight_decay", *betas], "the caller's group is changed"
+
+
+@EACH
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_distributed_checkpoint_moves_no_parameter(kind, options, apart):
+    """torch makes the state of a fresh optimizer by a step at lr = 0, on the weights just loaded."""
+
+    def made():
+        net = torch.nn.Linear(3, 3)
+        return net, kind(net.parameters(), lr=0.01, **options)
+
+    net, optimizer = made()
+    for _ in range(3):
+        net(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    saved = copy.deepcopy(get_state_dict(net, optimizer))
+    other, loaded = made()
+    if apart:
+        set_model_state_dict(other, saved[0])
+        set_optimizer_state_dict(other, loaded, saved[1])
+    else:
+        set_state_dict(other, loaded, model_state_dict=saved[0], optim_state_dict=saved[1])
+    for _ in range(2):
+        assert equal(values(net.parameters()), values(other.parameters()))
+        for n, o in ((net, optimizer), (other, loaded)):
+            n(torch.ones(1, 3)).sum().backward()
+            o.step()
+            o.zero_grad()

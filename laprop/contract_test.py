@@ -1,16 +1,9 @@
 """What all three optimizers owe to torch.optim.Optimizer, in every variant and in both forms."""
 
-import copy
 import itertools
 
 import pytest
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    get_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-    set_state_dict,
-)
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
 from laprop import AdaBound, LaProp, SignSGD, adabound, fused, laprop, signsgd, stepping
@@ -367,35 +360,6 @@ def test_step_hooks_run(kind, options):
     optimizer.register_step_post_hook(lambda *_: order.append("after"))
     train(optimizer, params, 2)
     assert order == ["before", "after"] * 2
-
-
-@EACH
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_distributed_checkpoint_moves_no_parameter(kind, options, apart):
-    """torch makes the state of a fresh optimizer by a step at lr = 0, on the weights just loaded."""
-
-    def made():
-        net = torch.nn.Linear(3, 3)
-        return net, kind(net.parameters(), lr=0.01, **options)
-
-    net, optimizer = made()
-    for _ in range(3):
-        net(torch.ones(1, 3)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    saved = copy.deepcopy(get_state_dict(net, optimizer))
-    other, loaded = made()
-    if apart:
-        set_model_state_dict(other, saved[0])
-        set_optimizer_state_dict(other, loaded, saved[1])
-    else:
-        set_state_dict(other, loaded, model_state_dict=saved[0], optim_state_dict=saved[1])
-    for _ in range(2):
-        assert equal(values(net.parameters()), values(other.parameters()))
-        for n, o in ((net, optimizer), (other, loaded)):
-            n(torch.ones(1, 3)).sum().backward()
-            o.step()
-            o.zero_grad()
 
 
 @EACH_CLASS_AND_FORM

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runners import record
-from runners.collect import hyper_parameters, long, of_one_kind_each, phases, to_parquet
+from runners.collect import as_text, hyper_parameters, long, of_one_kind_each, phases, to_parquet
 from runners.config import MANNER
 from runners.record import write_atomically
 
@@ -175,7 +175,7 @@ def _runs(records: dict[str, Entry]) -> "pd.DataFrame":
             return column.astype("float64")
         if kinds == {bool}:
             return column.astype("boolean")
-        return column.map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
+        return column.map(as_text, na_action="ignore")
 
     found = [entry.settings for entry in records.values() if entry.values]
     frame = pd.DataFrame(found, dtype=object)

@@ -150,16 +150,17 @@ def hyper_parameters(group: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def of_one_kind_each(table: "pd.DataFrame") -> "pd.DataFrame":
     """Columns as text in which two optimizers mean different kinds of values by the same name."""
     from pandas.api.types import infer_dtype
 
-    def text(value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value)
-
     mixed = [name for name, column in table.items()
              if column.dtype == object and infer_dtype(column).startswith("mixed")]  # fmt: skip
-    return table.assign(**{str(n): table[n].map(text, na_action="ignore") for n in mixed})
+    return table.assign(**{str(n): table[n].map(as_text, na_action="ignore") for n in mixed})
 
 
 @command

@@ -25,7 +25,7 @@ import pandas as pd
 from runners.collect import write_if_changed
 from runners.command import command
 from runners.config import ADDED, CHOICES, ConfigError, added, folder_name, hint
-from scripts import profiles, provenance, statistics
+from scripts import fractions, profiles, provenance, statistics
 from scripts.figures import board, hover, style, targets
 from scripts.profiles import Problem
 from scripts.statistics import MIN_SEEDS
@@ -71,7 +71,7 @@ def make(results_dir: Path, scale: str) -> Path:
 def _digest(steps: pd.DataFrame) -> str:
     """Of everything that a board is made from."""
     digest = hashlib.sha256(steps.to_csv(index=False).encode())
-    for module in (sys.modules[__name__], profiles, statistics, board, style, hover):
+    for module in (sys.modules[__name__], profiles, statistics, fractions, board, style, hover):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -158,7 +158,7 @@ def _rank(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for i, name in enumerate(names):
         n, reached = means[i].n, int(np.isfinite(problem.steps[:, i]).sum())
-        low, high = statistics.wilson_interval(reached, n)
+        low, high = fractions.wilson_interval(reached, n)
         behind = statistics.difference_of_restricted_means(
             problem.steps[:, i], problem.steps[:, best], problem.horizon
         )

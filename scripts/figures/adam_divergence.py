@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, fractions, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import CHANCE, pick
 from scripts.judging import Verdict
@@ -58,7 +58,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     rows = []
     for key, cell in left.groupby(["optimizer", "beta2", "lr"], observed=True):
         stay, n = int(_stays(cell).sum()), len(cell)
-        low, high = statistics.wilson_interval(stay, n)
+        low, high = fractions.wilson_interval(stay, n)
         rows.append(dict(zip(["optimizer", "beta2", "lr"], key, strict=True))  # type: ignore[call-overload]
                     | {"n": n, "settled": int(cell.settled.sum()), "stay": stay,
                        "fraction": stay / n, "fraction_low": low, "fraction_high": high,
@@ -113,7 +113,7 @@ def _adam_leaves(
     wide: pd.DataFrame, settled: pd.DataFrame, levels: Sequence[float]
 ) -> dict[str, Any]:
     """Below v = u^2, does LaProp stay where Adam leaves, at every level?"""
-    gaps = {v: statistics.difference_of_fractions(wide[SUBJECT, v], wide["adam", v])
+    gaps = {v: fractions.difference_of_fractions(wide[SUBJECT, v], wide["adam", v])
             for v in levels}  # fmt: skip
     smallest = min(levels, key=lambda v: gaps[v].value)
     told = "; ".join(
@@ -122,10 +122,10 @@ def _adam_leaves(
         for v in levels
     )
     return {
-        "p_for": max(statistics.mcnemar_exact(wide[SUBJECT, v], wide["adam", v], "greater")
+        "p_for": max(fractions.mcnemar_exact(wide[SUBJECT, v], wide["adam", v], "greater")
                      for v in levels),
         "p_against": max(
-            statistics.p_fraction_difference_below(wide[SUBJECT, v], wide["adam", v],
+            fractions.p_fraction_difference_below(wide[SUBJECT, v], wide["adam", v],
                                                    claims.SMALL_GAP) for v in levels),
         "effect": gaps[smallest],
         "effect_unit": f"difference of the fractions that stay (LaProp − Adam, ν = {smallest:g})",
@@ -138,7 +138,7 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
     counts = {v: (int(wide[SUBJECT, v].sum()), len(wide)) for v in levels}
     worst = min(levels, key=lambda v: counts[v][0])
     stay, n = counts[worst]
-    low, high = statistics.wilson_interval(stay, n)
+    low, high = fractions.wilson_interval(stay, n)
     told = ", ".join(f"{counts[v][0] / n:.0%} at ν = {v:g}" for v in levels)
     needed = judging.seeds_needed(STABLE)
     few = (
@@ -148,8 +148,8 @@ def _stable_everywhere(wide: pd.DataFrame, levels: Sequence[float]) -> dict[str,
         else ""
     )
     return {
-        "p_for": max(statistics.p_fraction_above(*counts[v], STABLE) for v in levels),
-        "p_against": statistics.p_fraction_below(stay, n, STABLE) * len(levels),
+        "p_for": max(fractions.p_fraction_above(*counts[v], STABLE) for v in levels),
+        "p_against": fractions.p_fraction_below(stay, n, STABLE) * len(levels),
         "effect": statistics.Estimate(stay / n, low, high, n),
         "effect_unit": f"of the seeds stay (ν = {worst:g}, where the fewest do)",
         "sentence": f"LaProp reaches a basin and stays in it for {told} of the seeds.{few}",
@@ -205,7 +205,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),
             ("after it has been below half of it, or is no longer finite. Nothing is tuned. "
-             f"{seeds} of {seeds}: 95% interval {statistics.wilson_interval(seeds, seeds)[0]:.2f} to 1."),
+             f"{seeds} of {seeds}: 95% interval {fractions.wilson_interval(seeds, seeds)[0]:.2f} to 1."),
             *_never_settled(left),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig

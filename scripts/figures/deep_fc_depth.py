@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, fractions, judging
 from scripts.figures import hover, style, targets, training
 from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
@@ -51,7 +51,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
     rows = []
     for (optimizer, depth), cell in report.groupby(["optimizer", "depth"], observed=True):
         trained, n = int(cell.trained.sum()), len(cell)
-        low, high = statistics.wilson_interval(trained, n)
+        low, high = fractions.wilson_interval(trained, n)
         rows.append({"optimizer": optimizer, "depth": depth, "lr": cell.lr.iloc[0], "n": n,
                      "trained": trained, "fraction": trained / n, "fraction_low": low,
                      "fraction_high": high, "median_loss": cell.value.median()})  # fmt: skip

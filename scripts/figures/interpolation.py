@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts import claims, judging, statistics
+from scripts import claims, fractions, judging, statistics
 from scripts.claims import STEP_ROUNDING
 from scripts.figures import hover, style
 from scripts.figures.training import pick
@@ -216,8 +216,8 @@ def becomes(
     told = ", ".join(f"{judging.number(m)} at {v:g}" for v, m in zip(falling, medians, strict=True))
     stalls = ", ".join(f"{value:g}" for value in rises)
     return {
-        "p_for": 1.0 if rises else statistics.p_most(within, last.size),
-        "p_against": statistics.p_most(last.size - within, last.size),
+        "p_for": 1.0 if rises else fractions.p_fraction_above(within, last.size, 0.5),
+        "p_against": fractions.p_fraction_above(last.size - within, last.size, 0.5),
         "effect": statistics.order_interval(last),
         "effect_unit": f"of the path's length, the median distance at {parameter} = "
         f"{falling[-1]:g}",

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from runners.config import ROOT
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, fractions, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
@@ -106,7 +106,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
         name, lr, warmup = key  # type: ignore[misc]
         n, known = len(cell), cell.way.notna().all()
         trained = int(cell.trained.sum()) if known else np.nan
-        low, high = statistics.wilson_interval(trained, n) if known else (np.nan, np.nan)
+        low, high = fractions.wilson_interval(trained, n) if known else (np.nan, np.nan)
         theirs = pick(published, (published.optimizer == name)
                       & ((published.warmup > 0) == (warmup > 0))
                       & (published.fraction > 0.9 * done) & (published.fraction <= done))  # fmt: skip
@@ -188,9 +188,9 @@ def _fails(part: pd.DataFrame) -> dict[str, Any]:
     mean = none.groupby("optimizer", observed=True).value.mean()
     both = trains[SUBJECT], left[RIVAL]
     return {
-        "p_for": statistics.mcnemar_exact(*both, "greater"),
-        "p_against": statistics.p_fraction_difference_below(*both, claims.SMALL_GAP),
-        "effect": statistics.difference_of_fractions(*both),
+        "p_for": fractions.mcnemar_exact(*both, "greater"),
+        "p_against": fractions.p_fraction_difference_below(*both, claims.SMALL_GAP),
+        "effect": fractions.difference_of_fractions(*both),
         "effect_unit": "difference of the fractions that train (LaProp) and leave the plateau (Adam)",
         "sentence": f"Without warm-up LaProp trains for {trains[SUBJECT].mean():.0%} of the seeds, "
         f"Adam for {trains[RIVAL].mean():.0%}, and stays near a prediction without context for "

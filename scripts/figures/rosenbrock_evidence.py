@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scripts import statistics
+from scripts import fractions, statistics
 from scripts.claims import ALIKE_FACTOR, SMALL_GAP
 from scripts.judging import number
 
@@ -115,11 +115,11 @@ def still_converges(
         for r, s in widest.items()
     )
     return {
-        "p_for": max(statistics.mcnemar_exact(*outcomes(r, s), alternative="greater")
+        "p_for": max(fractions.mcnemar_exact(*outcomes(r, s), alternative="greater")
                      for r, s in widest.items()),
-        "p_against": max(statistics.p_fraction_difference_below(*outcomes(closest, s), SMALL_GAP)
+        "p_against": max(fractions.p_fraction_difference_below(*outcomes(closest, s), SMALL_GAP)
                          for s in sigmas),
-        "effect": statistics.difference_of_fractions(*outcomes(closest, widest[closest])),
+        "effect": fractions.difference_of_fractions(*outcomes(closest, widest[closest])),
         "effect_unit": f"difference of the fractions converged ({labels[subject]} − "
         f"{labels[closest]}, σ = {widest[closest]:g})",
         "sentence": f"Seeds that converge, where the gap is widest: {told}.",

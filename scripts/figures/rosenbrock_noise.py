@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, fractions, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
 from scripts.figures import style, targets
@@ -86,7 +86,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
                 cell = cell.head(1)
             median = statistics.median_interval(cell.steps, horizon)
             converged = int(cell.steps.notna().sum())
-            ends = (*statistics.wilson_interval(converged, median.n), median.low, median.high)
+            ends = (*fractions.wilson_interval(converged, median.n), median.low, median.high)
             low, high, median_low, median_high = ends if median.n > 1 else (math.nan,) * 4
             rows.append({
                 "setting": setting, "optimizer": optimizer, "sigma": sigma, "lr": lr,

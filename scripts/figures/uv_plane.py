@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, fractions, judging, statistics
 from scripts.figures import style, training
 from scripts.figures.plane import panels
 from scripts.figures.training import CHANCE, TRAINED, pick
@@ -76,7 +76,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         else:  # equivalence
             # seeds that are nearly all alike: resampling them would not know what is rare
             apart = (share[SUBJECT] - share[RIVAL]).abs()
-            rare = statistics.p_mean_below(apart, claims.SMALL_GAP)
+            rare = fractions.p_mean_below(apart, claims.SMALL_GAP)
             p_for = max(gap.p_within(claims.SMALL_GAP), rare)
             p_against = gap.p_beyond(claims.SMALL_GAP)
             needed = judging.seeds_needed(1 - claims.SMALL_GAP)
