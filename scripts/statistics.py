@@ -1,4 +1,4 @@
-"""Statistics of the reports: censored medians, paired bootstraps, fractions, corrections.
+"""Statistics of the reports: censored medians, paired bootstraps, corrections for many tests.
 
 Times to a target are right-censored at one common horizon: NaN stands for "not reached within the
 horizon" and is never dropped. A censored median is a number only if more than half of the runs
