@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, grid, judging, statistics
 from scripts.claims import MIN_ROUNDS, REGRET_FALLS, Claim
 from scripts.fairness import Budget
 from scripts.figures import style
@@ -106,28 +106,22 @@ def _tuning(regrets: Regrets) -> pd.DataFrame:
     for (setting, optimizer), arms in regrets.items():
         last = {lr: arm.last(arm.tune) for lr, arm in arms.items()}
         powers = {lr: arm.tuning_power.value for lr, arm in arms.items()}
-        best = min(last, key=lambda lr: float(last[lr].mean()))
-        tied = {lr: _tied(last[lr], last[best]) for lr in last}
-        grid = sorted(arms)
-        interior = any(tied[lr] for lr in grid[1:-1])
+        means = {lr: float(regret.mean()) for lr, regret in last.items()}
+        best = grid.choose(
+            means, lambda a, b, last=last: statistics.mean_interval(last[a] - last[b])
+        )
         # Where the regret falls at no lr, the verdict is about that and not about the best lr: a
         # larger one may make it smaller yet, which the caption says.
         falls = any(power <= REGRET_FALLS for power in powers.values())
-        for lr in grid:
+        for lr in sorted(arms):
             rows.append({
                 "setting": setting, "optimizer": optimizer, "lr": lr, "n": len(last[lr]),
-                "average_regret": last[lr].mean(), "power": powers[lr], "chosen": lr == best,
-                "tied": tied[lr] and sum(tied.values()) > 1,
-                "edge": lr == best and lr in (grid[0], grid[-1]) and not interior,
-                "on_edge": lr == best and lr in (grid[0], grid[-1]) and falls and not interior,
+                "average_regret": means[lr], "power": powers[lr], "chosen": lr == best.lr,
+                "tied": lr in best.tied and len(best.tied) > 1,
+                "edge": lr == best.lr and best.on_edge,
+                "on_edge": lr == best.lr and best.on_edge and falls,
             })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _tied(regrets: pd.Series, best: pd.Series) -> bool:
-    """Whether the tuning seeds cannot tell this lr from the best."""
-    worse = statistics.mean_interval(regrets - best)
-    return worse.value == 0 if worse.n < statistics.MIN_SEEDS else worse.low <= 0
 
 
 # ---------------------------------------------------------------- verdicts

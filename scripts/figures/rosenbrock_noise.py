@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, fractions, judging, statistics
+from scripts import claims, fairness, fractions, grid, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
 from scripts.figures import style, targets
@@ -188,11 +188,14 @@ def _tuning(outcomes: pd.DataFrame, config: Config) -> pd.DataFrame:
         _, optimizer, sigma = cast(tuple[int, str, float], key)
         arms = {cast(float, lr): arm.steps.to_numpy() for lr, arm in cells.groupby("lr")}
         means = {lr: statistics.restricted_mean(arm, horizon) for lr, arm in arms.items()}
-        # of exactly equal ones (nothing converges) the one nearest the common setting
-        best = min(arms, key=lambda lr: (means[lr], abs(np.log(lr / config["common_lr"])), lr))
-        tied = {lr: _tied(arm, arms[best], horizon) for lr, arm in arms.items()}
-        grid = list(arms)
-        interior = any(tied[lr] for lr in grid[1:-1])
+        best = grid.choose(
+            means,
+            lambda a, b, arms=arms: statistics.difference_of_restricted_means(
+                arms[a], arms[b], horizon
+            ),
+            # where nothing converges, and all are equal, the one nearest the common setting
+            preferred=lambda lr: abs(np.log(lr / config["common_lr"])),
+        )
         reached = any(np.isfinite(arm).any() for arm in arms.values())
         for lr, arm in arms.items():
             rows.append({
@@ -200,21 +203,12 @@ def _tuning(outcomes: pd.DataFrame, config: Config) -> pd.DataFrame:
                 "n": len(arm) if sigma > 0 else 1,  # without noise all seeds are one run
                 "restricted_mean": means[lr],
                 "median_steps": statistics.censored_median(arm, horizon),
-                "fraction": float(np.isfinite(arm).mean()), "chosen": lr == best,
-                "tied": tied[lr] and sum(tied.values()) > 1,
-                "on_edge": lr == best and lr in (grid[0], grid[-1]) and reached and not interior,
+                "fraction": float(np.isfinite(arm).mean()), "chosen": lr == best.lr,
+                "tied": lr in best.tied and len(best.tied) > 1,
+                "on_edge": lr == best.lr and best.on_edge and reached,
             })  # fmt: skip
     columns = "optimizer sigma lr n restricted_mean median_steps fraction chosen tied on_edge"
     return pd.DataFrame(rows, columns=columns.split(" "))
-
-
-def _tied(arm: np.ndarray, best: np.ndarray, horizon: float) -> bool:
-    """Whether the tuning seeds cannot tell this lr from the best: a lucky hit or two of a setting
-    that otherwise never converges must not decide where in its grid the best one lies."""
-    worse = statistics.difference_of_restricted_means(arm, best, horizon)
-    if worse.n < statistics.MIN_SEEDS:
-        return worse.value == 0
-    return worse.low <= 0
 
 
 def _lrs(

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from scripts import claims, fairness, judging, statistics
+from scripts import claims, fairness, grid, judging, statistics
 from scripts.fairness import Budget
 from scripts.figures import style
 
@@ -55,19 +55,20 @@ def final(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.Data
 def tuned(outcomes: pd.DataFrame, by: Sequence[str], learned: float = TRAINED) -> pd.DataFrame:
     """The learning rate with the lowest mean value on the tuning seeds, for each group of ``by``.
 
-    Columns ``by``, lr, on_edge (a better one may lie beyond the grid, and none trained as well
-    inside it). The smallest of equals. Below ``learned`` something was learned.
+    Columns ``by``, lr, on_edge (`grid.Choice`). Below ``learned`` something was learned; where
+    nothing was, no learning rate is the best, and none lies on an edge.
     """
     tune = pick(outcomes, outcomes.phase == "tune")
-    means = tune.groupby([*by, "lr"], observed=True)["value"].mean().reset_index()
-    means["value"] = means.value.round(9)
-    best = means.sort_values(["value", "lr"]).groupby(list(by), observed=True).head(1).copy()
-    edges = [outcomes.lr.min(), outcomes.lr.max()]
-    inside = pick(means, ~means.lr.isin(edges)).merge(best[[*by, "value"]], on=[*by, "value"])
-    as_well = best.set_index(list(by)).index.isin(inside.set_index(list(by)).index)
-    # where nobody trains, no learning rate is the best, and none lies on an edge
-    best["on_edge"] = best.lr.isin(edges) & (best.value < round(learned, 9)) & ~as_well
-    return best.drop(columns="value").sort_values(list(by)).reset_index(drop=True)
+    rows = []
+    for key, group in tune.groupby(list(by), observed=True):
+        seeds = group.pivot_table(index="seed", columns="lr", values="value", observed=True)
+        means = seeds.mean().round(9).to_dict()
+        best = grid.choose(
+            means, lambda a, b, seeds=seeds: statistics.mean_interval(seeds[a] - seeds[b])
+        )
+        on_edge = best.on_edge and means[best.lr] < round(learned, 9)
+        rows.append([*key, best.lr, on_edge])
+    return pd.DataFrame(rows, columns=[*by, "lr", "on_edge"])
 
 
 def reported(outcomes: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
