@@ -52,7 +52,7 @@ def train(
     """Step until ``steps``, until every replica diverged, or until ``stop()``.
 
     ``write`` gets a row at step 0, every ``eval_every`` steps and at the end; ``checkpoint`` is
-    called every ``checkpoint_every`` steps and at a stop, when ``progress`` and all states are
+    called every ``checkpoint_every`` steps before the last and at a stop, when ``progress`` and all states are
     those of a finished step, or of the place where `Task.loss` raised Stopped. Returns the status:
     completed, diverged or interrupted.
 
@@ -107,11 +107,12 @@ def train(
         if progress.step == steps:
             frozen.add_broken(progress.step)
         due = progress.step % eval_every == 0 or progress.step == steps
-        if due or progress.step % checkpoint_every == 0:
+        save = progress.step % checkpoint_every == 0 and progress.step < steps
+        if due or save:
             progress.train_seconds += clock.read()
             if due:
                 evaluate()
-            if progress.step % checkpoint_every == 0:
+            if save:
                 checkpoint()
             clock = _Clock(device)
     return DIVERGED if len(progress.diverged) == replicas else COMPLETED

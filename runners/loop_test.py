@@ -41,7 +41,7 @@ def test_rows_and_checkpoints_come_when_they_are_due():
     status, progress, rows, checkpoints = run(Quadratic())
     assert status == "completed" and progress.step == 10
     assert [row["step"] for row in rows] == [0, 4, 8, 10]
-    assert checkpoints == [5, 10]
+    assert checkpoints == [5]  # one at the end would be deleted at once
     expected = [2 * 0.8 ** (2 * t) for t in (0, 4, 8, 10)]  # w - 1 shrinks by 1 - 2 lr a step
     assert [row["loss"][0] for row in rows] == pytest.approx(expected, rel=1e-5)
 

@@ -75,9 +75,19 @@ class RecordWriter:
         return self._file.tell()
 
     def close(self, status: str, **details: Any) -> None:
+        """Write the last line."""
         self.write({"status": status, **details})
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file, if it still is open, without a last line."""
+        self._file.close()
+
+
+def before(path: Path) -> Path:
+    """Where a forced sweep keeps ``path`` until the run that replaces it has begun."""
+    return path.with_name(f"{path.name}.before")
 
 
 def temporary_of(path: Path) -> Path:

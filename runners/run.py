@@ -95,63 +95,29 @@ def _run_leased(
     config: RunConfig, lease: Lease, stop: Callable[[], bool], task: Any, optimizer: Any,
     schedule: Any, bar: bool,
 ) -> str:  # fmt: skip
-    from runners.checkpoint import load_checkpoint, save_checkpoint
-    from runners.loop import Progress, train
-    from runners.progress import Bar
+    from runners.checkpoint import save_checkpoint
+    from runners.loop import Progress
+    from runners.outputs import Outputs
     from runners.provenance import provenance
-    from runners.tracking import open_tracker
 
-    values, folder = config.values, config.folder
-    progress = Progress()
+    folder, progress = config.folder, Progress()
     states = {"task": task, "optimizer": optimizer, "schedule": schedule}
-    if values["force"]:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
     task.folder, task.stopping = folder / TASK_FOLDER, stop
-    size = load_checkpoint(folder / CHECKPOINT, config.key, states, progress)
-    if size is None:  # what lies there belongs to no checkpoint
-        shutil.rmtree(task.folder, ignore_errors=True)
-        shutil.rmtree(folder / "wandb", ignore_errors=True)  # else both are uploaded as one run
+    size = _restore(config, states, progress)
     distributed.any_of(False, next(task.parameters()).device)  # the others may load it now
     writer = _open_record(folder, provenance(config, task), size)
     if size is not None and bar:
         print(f"{config.label}: goes on from step {progress.step:,}", file=sys.stderr)
-    tracker = open_tracker(
-        values["tracking"], config.key, config.label, folder, values, config.names, task.replicas
-    )
-    shown = Bar(config.label, values["steps"], progress.step, enabled=bar)
-
-    files: list[str] = []
-
-    def show_files() -> None:
-        for name, content in (artifacts := task.artifacts()).items():
-            record.write_atomically(folder / name, [content])
-        files[:] = artifacts
-
-    def write(row: dict[str, Any]) -> None:
-        lease.check()
-        writer.write(row)
-        show_files()
-        tracker.log(row)
-        shown.show(row)
+    outputs = Outputs(config, lease, task, writer, progress.step, bar)
 
     def checkpoint() -> None:
         lease.check()
         save_checkpoint(folder / CHECKPOINT, config.key, states, progress, writer.size())
 
-    status = record.FAILED
+    status = record.INTERRUPTED  # by a second Ctrl-C, which waits for nothing
     try:
-        status = train(
-            task, optimizer, schedule, progress,
-            steps=values["steps"], eval_every=values["eval_every"],
-            checkpoint_every=values["checkpoint_every"], precision=values["precision"],
-            write=write, checkpoint=checkpoint,
-            stop=lambda: distributed.any_of(stop(), next(task.parameters()).device),
-        )  # fmt: skip
-        lease.check()
-        if status == record.INTERRUPTED:
-            show_files()
-        more = {"files": files} if files else {}
-        writer.close(status, step=progress.step, diverged=progress.diverged, **more)
+        status = _train(config, states, progress, outputs.row, checkpoint, stop)
+        outputs.end(status, progress.step, diverged=progress.diverged)
         if status in record.FINISHED:
             (folder / CHECKPOINT).unlink(missing_ok=True)
             shutil.rmtree(task.folder, ignore_errors=True)
@@ -162,13 +128,46 @@ def _run_leased(
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             status = record.INTERRUPTED
             raise
-        lease.check()
-        writer.close(status, step=progress.step, traceback=traceback.format_exc())
+        status = record.FAILED
+        outputs.end(status, progress.step, traceback=traceback.format_exc())
     finally:
-        tracker.images(folder, files, progress.step)
-        tracker.finish(status)
-        shown.close()
+        outputs.leave(status, progress.step)
     return status
+
+
+def _restore(config: RunConfig, states: dict[str, Any], progress: Any) -> int | None:
+    """Go on from the checkpoint, if there is one: the size of the record at that moment, or None.
+
+    Else whatever lies in the folder belongs to no run, and goes.
+    """
+    from runners.checkpoint import load_checkpoint
+
+    path = config.folder / CHECKPOINT
+    if config.values["force"]:
+        path.unlink(missing_ok=True)
+    size = load_checkpoint(path, config.key, states, progress)
+    if size is None:
+        shutil.rmtree(config.folder / TASK_FOLDER, ignore_errors=True)
+        # else both are uploaded as one run
+        shutil.rmtree(config.folder / "wandb", ignore_errors=True)
+    return size
+
+
+def _train(
+    config: RunConfig, states: dict[str, Any], progress: Any,
+    write: Callable[[dict[str, Any]], None], checkpoint: Callable[[], None],
+    stop: Callable[[], bool],
+) -> str:  # fmt: skip
+    """The training loop as ``config`` has it; all processes of a run stop together."""
+    from runners.loop import train
+
+    values, device = config.values, next(states["task"].parameters()).device
+    return train(
+        states["task"], states["optimizer"], states["schedule"], progress,
+        steps=values["steps"], eval_every=values["eval_every"],
+        checkpoint_every=values["checkpoint_every"], precision=values["precision"],
+        write=write, checkpoint=checkpoint, stop=lambda: distributed.any_of(stop(), device),
+    )  # fmt: skip
 
 
 def _open_record(folder: Path, first_line: dict[str, Any], size: int | None) -> record.RecordWriter:
@@ -178,27 +177,24 @@ def _open_record(folder: Path, first_line: dict[str, Any], size: int | None) -> 
     if record.version(folder) and record.read_first_line(folder) is None:
         print(f"{folder / record.FILE_NAME}: not a record, or damaged; the run starts again",
               file=sys.stderr)  # fmt: skip
-    return record.RecordWriter.start(folder, first_line)
+    writer = record.RecordWriter.start(folder, first_line)
+    for name in (record.FILE_NAME, CHECKPOINT):
+        record.before(folder / name).unlink(missing_ok=True)
+    return writer
 
 
 def _follow(config: RunConfig, task: Any, optimizer: Any, schedule: Any) -> str:
     """The part of a process that is not the first: the same steps, nothing written."""
     from runners.checkpoint import load_checkpoint
-    from runners.loop import Progress, train
+    from runners.loop import Progress
 
-    values, progress = config.values, Progress()
-    device = next(task.parameters()).device
+    progress = Progress()
     states = {"task": task, "optimizer": optimizer, "schedule": schedule}
-    distributed.any_of(False, device)  # the first has looked at the checkpoint
+    # the first has looked at the checkpoint
+    distributed.any_of(False, next(task.parameters()).device)
     load_checkpoint(config.folder / CHECKPOINT, config.key, states, progress)
     with stop_signals() as stop:
-        return train(
-            task, optimizer, schedule, progress,
-            steps=values["steps"], eval_every=values["eval_every"],
-            checkpoint_every=values["checkpoint_every"], precision=values["precision"],
-            write=lambda row: None, checkpoint=lambda: None,
-            stop=lambda: distributed.any_of(stop(), device),
-        )  # fmt: skip
+        return _train(config, states, progress, lambda row: None, lambda: None, stop)
 
 
 def _build(config: RunConfig) -> tuple[Any, Any, Any]:

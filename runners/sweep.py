@@ -94,25 +94,17 @@ def _started_over(jobs: Sequence[Job]) -> Iterator[None]:
         back = True
         raise
     finally:
-        for folder in folders:
-            begun = (folder / record.FILE_NAME).exists()
-            for name in names:
-                before = _before(folder / name)
-                if begun:
-                    before.unlink(missing_ok=True)
-                elif back and before.exists():
-                    os.replace(before, folder / name)
+        for folder, name in itertools.product(folders if back else (), names):
+            # what began has deleted it (`run._open_record`)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(record.before(folder / name), folder / name)
 
 
 def _set_aside(folder: Path, names: Sequence[str]) -> None:
     with hold(folder) as lease:
         for name in names if lease else ():
             with contextlib.suppress(FileNotFoundError):
-                os.replace(folder / name, _before(folder / name))
-
-
-def _before(file: Path) -> Path:
-    return file.with_name(f"{file.name}.before")
+                os.replace(folder / name, record.before(folder / name))
 
 
 def _run_missing(jobs: list[Job], launcher: DictConfig) -> int:

@@ -8,6 +8,7 @@ elsewhere. What the runs were and how they were made stays as ``provenance.json`
 """
 
 import importlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def redraw(experiment: str, folder: Path) -> None:
         )
     if provenance.by_hand(folder):
         raise ConfigError(f"{folder / 'README.md'}: written by hand, and so is what lies beside it")
-    overrides = [text for text in about["command"].split() if not text.startswith("experiments=")]
+    overrides = [
+        text for text in shlex.split(about["command"]) if not text.startswith("experiments=")
+    ]
     values = experiment_values([f"experiment={experiment}", *overrides])
     tidy = pd.read_parquet(path)
     analysis = importlib.import_module(f"scripts.figures.{experiment}")

@@ -57,10 +57,11 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
             made, found = make(experiment, plain)
             print(made / "figure.png")
             verdicts += found
-        except ConfigError as error:  # runs are missing, and `sweep` has said which
-            if not incomplete:
-                raise
-            print(f"{experiment}: no verdicts: {str(error).partition(';')[0]}", file=sys.stderr)
+        except ConfigError as error:
+            # where runs are missing `sweep` has said what to do about it
+            reason = str(error).partition(";")[0] if incomplete else str(error)
+            print(f"{experiment}: no verdicts: {reason}", file=sys.stderr)
+            failed = True
         failed = failed or incomplete
     from scripts import judging, report
 

@@ -69,8 +69,9 @@ class Task(nn.Module):
     def artifacts(self) -> dict[str, bytes]:
         """Files for people to look at, of the present state: name -> content; changes nothing.
 
-        They are written into the run's folder at every evaluation and where a run stops, over the
-        ones before; images (.png, .jpg) go to W&B at the end.
+        They are written into the run's folder after every evaluation and where a run is stopped,
+        over the ones before; images (.png, .jpg) go to W&B at the end. A batch system gives a run
+        that it stops a minute or two: what takes long is of the last evaluation.
         """
         return {}
 

@@ -14,6 +14,7 @@ figure.png, .pdf and .svg, provenance.json and a README; then the report over al
 
 import hashlib
 import importlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,10 +72,10 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
         if found:
             provenance.withhold(folder, missing)
         raise ConfigError(
-            f"{missing[0]}; run the sweep first: python -m runners.run -m {' '.join(whole)}"
+            f"{missing[0]}; run the sweep first: python -m runners.run -m {shlex.join(whole)}"
         )
     tidy = tidy_table(found, experiment)
-    command = " ".join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
+    command = shlex.join([f"scale={values['scale']}", f"experiments={experiment}", *changes])
     about = provenance.gather(experiment, values, found, tidy, command) | {"made_from": made_from}
     if about["withheld"]:
         provenance.withhold(folder, about["withheld"])

@@ -88,13 +88,13 @@ def test_bleu_is_sacrebleus_command_line(tmp_path):
     target = Dictionary([f"w{i}" for i in range(SYMBOLS["target"] - 4)])
     references = [target.decode(pairs.target[i]) for i in range(12)]
     made = bleu.translate(
-        model, batches.Pairs(pairs.source, pairs.target, references), target, 2, 400, 7
+        model, batches.Pairs(pairs.source, pairs.target, references), target, 2, 400
     )
     # a model that knows nothing scores near 0: give it every other reference
     hypotheses = [
         r if i % 2 else h for i, (h, r) in enumerate(zip(made.hypotheses, references, strict=True))
     ]
-    made = bleu.scored(hypotheses, references, 7)
+    made = bleu.scored(hypotheses, references)
     for name, content in made.files().items():
         (tmp_path / name).write_bytes(content)
     done = subprocess.run(

@@ -10,9 +10,8 @@ from tasks.iwslt_transformer.text import TARGET, Dictionary, detokenize
 
 @dataclass(frozen=True)
 class Translation:
-    """Hypotheses and references as running text, one a sentence, at a step."""
+    """Hypotheses and references as running text, one a sentence."""
 
-    step: int
     hypotheses: list[str]
     references: list[str]
     score: float
@@ -28,7 +27,7 @@ class Translation:
 
 
 def translate(
-    model: Transformer, pairs: Pairs, target: Dictionary, beam: int, max_tokens: int, step: int
+    model: Transformer, pairs: Pairs, target: Dictionary, beam: int, max_tokens: int
 ) -> Translation:
     """Translate all of ``pairs`` by beam search; at most 1.2 pieces a source piece, and 10 more."""
     words = [""] * len(pairs)
@@ -38,13 +37,13 @@ def translate(
         longest = int(1.2 * source.shape[1] + 10)
         for i, pieces in zip(indices, search(model, source, beam, longest), strict=True):
             words[i] = target.decode(pieces)
-    return scored(detokenize(words, TARGET), list(pairs.references), step)
+    return scored(detokenize(words, TARGET), list(pairs.references))
 
 
-def scored(hypotheses: list[str], references: list[str], step: int) -> Translation:
+def scored(hypotheses: list[str], references: list[str]) -> Translation:
     """BLEU with sacrebleu's defaults, as its command line has them."""
     from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU()
     score = metric.corpus_score(hypotheses, [references]).score
-    return Translation(step, hypotheses, references, score, str(metric.get_signature()))
+    return Translation(hypotheses, references, score, str(metric.get_signature()))

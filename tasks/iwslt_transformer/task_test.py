@@ -158,9 +158,9 @@ def test_going_on_after_a_kill_in_the_middle_of_an_epoch_gives_the_same_bits():
 def test_bleu_is_that_of_the_mean_weights_at_the_ends_of_the_last_windows(monkeypatch):
     used, ends = [], []
 
-    def translate(model, pairs, target, beam, max_tokens, step):
+    def translate(model, pairs, target, beam, max_tokens):
         used.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone())
-        return bleu.Translation(step, [], [], 0.0, "")
+        return bleu.Translation([], [], 0.0, "")
 
     task, plain = make(average=2, bleu_sentences=4), make()
     optimizers = adam(task), adam(plain)
@@ -169,19 +169,19 @@ def test_bleu_is_that_of_the_mean_weights_at_the_ends_of_the_last_windows(monkey
         train(task, optimizers[0], SMALL["window"])
         train(plain, optimizers[1], SMALL["window"])
         ends.append(torch.nn.utils.parameters_to_vector(plain.parameters()).detach().clone())
-        task._translate()
+        task.evaluate()
         assert torch.equal(used[-1], torch.stack(ends[-2:]).mean(0)), window
     train(task, optimizers[0], 1)
-    task._translate()  # within a window: the windows that have ended
+    task.evaluate()  # within a window: the windows that have ended
     assert torch.equal(used[-1], torch.stack(ends[-2:]).mean(0))
 
 
 def test_nothing_is_translated_before_the_first_update(monkeypatch):
     task, translated = make(bleu_sentences=4), []
 
-    def translate(model, pairs, target, beam, max_tokens, step):
-        translated.append(step)
-        return bleu.Translation(step, ["a"], ["a"], 100.0, "")
+    def translate(model, pairs, target, beam, max_tokens):
+        translated.append(task.step)
+        return bleu.Translation(["a"], ["a"], 100.0, "")
 
     monkeypatch.setattr(bleu, "translate", translate)
     assert math.isnan(task.evaluate()["bleu"]) and task.artifacts() == {} and not translated
@@ -189,16 +189,28 @@ def test_nothing_is_translated_before_the_first_update(monkeypatch):
     assert task.evaluate()["bleu"] == 100 and task.artifacts() and translated == [1]
 
 
+def test_a_run_that_is_stopped_leaves_at_once_with_the_last_translations(monkeypatch):
+    task = make(bleu_sentences=4, beam=1)
+    train(task, adam(task), 1)
+    task.evaluate()
+    there = task.artifacts()
+    train(task, adam(task), 1)
+    monkeypatch.setattr(bleu, "translate", lambda *_: pytest.fail("a search at a stop"))
+    assert task.artifacts() == there and there["hypotheses.en"]
+    assert make(bleu_sentences=4).artifacts() == {}
+
+
 def test_bleu_is_of_the_first_sentences_of_its_split():
     text = numbers.sentences("test")[1][:3]
     task = make(bleu_sentences=3, bleu_split="test", beam=1)
     train(task, adam(task), 1)
+    loss = task.evaluate()["valid_loss"]
     references = task.artifacts()["references.en"].decode().splitlines()
     assert [line.lower() for line in references] == [line.lower() for line in text]
     other = make(bleu_sentences=3)
     train(other, adam(other), 1)
+    assert other.evaluate()["valid_loss"] == loss
     assert other.artifacts()["references.en"].decode().splitlines() != references
-    assert task.evaluate()["valid_loss"] == other.evaluate()["valid_loss"]
 
 
 def test_evaluating_changes_nothing_and_sees_every_sentence_once():
