@@ -61,7 +61,10 @@ class LaProp(Optimizer):
         lr: learning rate, >= 0; a tensor of one number is read at each step.
         betas: (mu, nu), each in [0, 1).
         eps: added to the square root, >= 0. At 0 a gradient that has always been zero gives NaN.
-            So does the default in float16, which cannot hold it: take 1e-5 or more there.
+            So does the default in float16, which cannot hold it. The state has the type of the
+            parameters, and squares below 6e-8 are 0 in float16: with an eps that does not exceed their
+            roots by far (1e-3 does) updates leave their bound there. Keep float32 parameters, as
+            autocast does.
         weight_decay: strength of the decay, >= 0.
         decay_by_lr: whether weight decay is scaled by the lr, see above.
         amsgrad: normalise by the largest n (before its bias correction) seen so far.

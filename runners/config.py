@@ -35,7 +35,8 @@ CONF = ROOT / "conf"
 # Seeds from here on choose hyper-parameters; seeds below report. They never meet.
 TUNING_SEEDS_START = 1_000_000
 
-# What decides the numbers; all else may change without making it another run.
+# What decides the numbers; all else may change without making it another run. The device does, too, in
+# their last bits: it is part of the key, but the same seed on two devices would count twice.
 IDENTITY = ("task", "optimizer", "schedule", "seed", "seeds", "steps", "eval_every", "precision")
 # Overrides with which an experiment is still itself: how and where it runs, not what.
 MANNER = (

@@ -273,8 +273,10 @@ def _watch(jobs: list[Job]) -> Iterator[None]:
                 print(f"{minutes}:{seconds:02} {count} {job.label}: {status}", flush=True)
 
     def loop() -> None:
-        while not done.wait(POLL_SECONDS):
-            look()
+        # whoever read the output has seen enough: the runs go on
+        with contextlib.suppress(BrokenPipeError):
+            while not done.wait(POLL_SECONDS):
+                look()
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()

@@ -81,6 +81,16 @@ def test_a_clone_without_any_run_keeps_its_results(results) -> None:
     assert all("Withheld" not in page for page in pages(results))
 
 
+def test_results_that_were_made_elsewhere_stay_where_some_runs_are_done_here(results) -> None:
+    figures.make(EXPERIMENT, overrides(results))
+    (results / EXPERIMENT / "smoke" / figures.MADE_HERE).unlink()  # as in a clone
+    shutil.rmtree(records(results)[3].parent)
+    before = {page: page.read_bytes() for page in (results / EXPERIMENT / "smoke").iterdir()}
+    with pytest.raises(ConfigError, match="1 of 24 runs not finished"):
+        figures.make(EXPERIMENT, overrides(results))
+    assert before == {page: page.read_bytes() for page in before}
+
+
 def test_a_duplicated_seed(results) -> None:
     first, second = records(results)[:2]
     shutil.copy(first, second)

@@ -188,7 +188,9 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
                  v.budget, p, told]  # fmt: skip
         lines.append("| " + " | ".join(c.replace("|", "\\|") or "–" for c in cells) + " |")
     told = [known[id] for id in dict.fromkeys(v.claim for v in verdicts) if id in known]
-    lines += ["", "Fixed in advance, but for what is to know of single claims:", ""] if told else []
+    lines += (
+        ["", "Fixed in advance, but where a 'To know' above says otherwise:", ""] if told else []
+    )
     lines += [f"- *{claim.sentence}* Supported if {claim.supported_by}; contradicted if "
               f"{claim.contradicted_by}." for claim in told]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -197,7 +199,8 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
 def to_text(verdicts: Sequence[Verdict]) -> str:
     """The verdicts for a terminal, each with its sentence below it."""
     return "\n".join(
-        f"{v.verdict:12}  {v.claim}, {v.setting}: {effect_text(v)}, n = {v.n}\n{'':14}{v.sentence}"
+        f"{v.verdict:12}  {v.claim}, {v.setting}: {effect_text(v)}, n = {v.n}"
+        f"{'' if math.isnan(v.p_holm) else f', p (Holm) {p_text(v)}'}\n{'':14}{v.sentence}"
         for v in verdicts
     )
 

@@ -272,7 +272,7 @@ def test_tables_show_numbers_reasons_and_survive_csv(tmp_path) -> None:
     rows = text.splitlines()
     assert rows[4:7] == [
         "",
-        "Fixed in advance, but for what is to know of single claims:",
+        "Fixed in advance, but where a 'To know' above says otherwise:",
         "",
     ] and text.endswith("\n")
     (rule,) = rows[7:]  # once for both verdicts

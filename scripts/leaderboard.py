@@ -301,7 +301,7 @@ def _ranking_table(ranking: pd.DataFrame) -> str:
 
 def _cell(row: Any) -> str:
     if not row.reached:
-        return f"never, 0/{row.n}"
+        return f"not within {row.horizon:,}, 0/{row.n}"
     known = np.isfinite([row.low, row.high]).all()  # not of a few seeds
     interval = f" ({row.low:,.0f} to {row.high:,.0f})" if known else ""
     text = f"{row.restricted_mean:,.0f}{interval}, {row.reached}/{row.n}"

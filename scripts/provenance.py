@@ -1,7 +1,8 @@
 """What the results of an experiment rest on: ``provenance.json`` beside its tables.
 
 Keys: experiment, scale, command, runs, report_seeds and tuning_seeds (how many), steps, stand_ins,
-code, packages, hardware, train_seconds (of all its runs together), noticed (faults that a reader
+code, packages, hardware, train_seconds (of all its runs together), settings (the experiment as
+configured, for people), files (that were made), noticed (faults that a reader
 must know of), withheld (faults that leave no basis for a verdict), made_from (a digest of records
 and code: equal means up to date).
 """

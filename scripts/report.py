@@ -41,7 +41,7 @@ LEADERBOARD_NOTE = (
     "the interval of its lead over the next lies above 0."
 )
 FURTHER = (
-    "Settings between quick and paper scale, told in their own words; not in the table of claims."
+    "Settings beside those of the scales, told in their own words; not in the table of claims."
 )
 DISTANCES = (
     "Mean distance of our curve from the authors' (n = 1), at their points within ours. Where there is "
@@ -194,7 +194,8 @@ def rows(found: Sequence[Section]) -> list[Row]:
 def write(results_dir: Path) -> list[Path]:
     """Write the report anew; returns what was written.
 
-    Raises ConfigError where results cannot be read, before anything is written.
+    Raises ConfigError where results cannot be read; a missing figure is found before anything is
+    written.
     """
     _check_figures([s for s in sections(results_dir) if s.scale != published.FOLDER])
     published.make(results_dir)  # which draws its figure anew
@@ -293,6 +294,7 @@ def _claims_table(table: Sequence[Row], base: str = "") -> str:
     lines = ["| claim | verdict: effect (95% interval) | evidence |", "|---|---|---|"]
     for row in table:
         claim = row.claim.sentence + ("" if row.papers else " (Not a claim of the paper.)")
+        claim += " †" if row.claim.note else ""
         told = [f"**{verdict}**, {'; '.join(settings)}: {text}"
                 for (verdict, text), settings in _told(row.verdicts).items()]  # fmt: skip
         where = "–"
@@ -312,9 +314,10 @@ def _told(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], list[str]]:
         text = (
             judging.effect_text(v) if v.effect_unit else v.sentence.partition(". ")[0].rstrip(".")
         )
-        told.setdefault((v.verdict + (" (refused)" if v.refused else ""), text), []).append(
-            v.setting
-        )
+        verdict = v.verdict + (" (refused)" if v.refused else "")
+        if v.verdict == INCONCLUSIVE and not math.isnan(v.p_holm):
+            verdict += f" (p {judging.p_text(v)})"
+        told.setdefault((verdict, text), []).append(v.setting)
     return told
 
 

@@ -65,8 +65,9 @@ def reproduce(experiments: Sequence[str], overrides: Sequence[str]) -> int:
         failed = failed or incomplete
     from scripts import judging, report
 
+    print("\n" + judging.to_text(verdicts))
     pages = [*report.write(folder), *_leaderboard(folder, values["scale"], added(plain))]
-    print("\n" + judging.to_text(verdicts) + "\n\n" + "\n".join(map(str, pages)))
+    print("\n" + "\n".join(map(str, pages)))
     if values["scale"] not in report.SCALES:
         print(f"(scale {values['scale']} shows that all works, and is left out of the report)")
     return 1 if failed else 0

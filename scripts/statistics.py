@@ -14,7 +14,7 @@ which its end would touch the threshold, from (1 + k) / (B + 1) with k of B resa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,7 @@ MIN_SEEDS = 10
 # cases, as resamples cannot leave the range of the sample, and order statistics have none at all.
 MIN_INTERVAL = 6
 RESAMPLES = 10_000
+FLIPPED = 16  # values; of so many all signs are tried
 BOOTSTRAP_SEED = 20200212  # of every table, so that it comes out the same again
 CONFIDENCE = 0.95
 
@@ -50,18 +51,24 @@ class Comparison(Estimate):
 
     Where censoring leaves a resample known only within bounds, `low_draws` holds the lower and
     `high_draws` the upper bound, and each test uses the one that speaks against it.
+
+    Of a mean, ``values`` holds what it is the mean of, and a p-value is that of `flip_p` where it is
+    larger: with few or coarse values the bootstrap's is too small.
     """
 
     low_draws: Floats = field(repr=False, compare=False)
     high_draws: Floats = field(repr=False, compare=False)
+    values: Floats | None = field(repr=False, compare=False, default=None)
 
     def p_above(self, threshold: float) -> float:
         """One-sided p-value of the null hypothesis "the true value is at most threshold"."""
-        return _tail_p(int((self.low_draws <= threshold).sum()), self.low_draws.size, self.n)
+        p = _tail_p(int((self.low_draws <= threshold).sum()), self.low_draws.size, self.n)
+        return p if self.values is None else max(p, flip_p(self.values - threshold))
 
     def p_below(self, threshold: float) -> float:
         """One-sided p-value of the null hypothesis "the true value is at least threshold"."""
-        return _tail_p(int((self.high_draws >= threshold).sum()), self.high_draws.size, self.n)
+        p = _tail_p(int((self.high_draws >= threshold).sum()), self.high_draws.size, self.n)
+        return p if self.values is None else max(p, flip_p(threshold - self.values))
 
     def p_within(self, margin: float) -> float:
         """Of "the true value is at least margin away from 0", on either side: equivalence."""
@@ -178,7 +185,25 @@ def mean_interval(
     draws = values[_resampled(values.size, resamples, seed)].mean(axis=1)
     if np.ptp(values) == 0:  # no rounding where there is no spread
         draws = np.full(resamples, values[0])
-    return comparison(float(values.mean()), draws, draws, values.size)
+    return replace(comparison(float(values.mean()), draws, draws, values.size), values=values)
+
+
+def flip_p(values: ArrayLike) -> float:
+    """One-sided p-value of the null hypothesis "the values are symmetric about 0, or lower".
+
+    The sign-flip test (Fisher 1935): how many of all 2^m choices of signs of the m values that are
+    not 0 have a sum as large. Ties say nothing by it; a resample of a bootstrap counts them as
+    evidence. From more than FLIPPED on the two agree, and it is 0.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[values != 0]
+    if values.size > FLIPPED:
+        return 0.0
+    sums = np.zeros(1)
+    for size in np.abs(values):
+        sums = np.concatenate([sums - size, sums + size])
+    rounding = 1e-12 * np.abs(values).sum()
+    return float((sums >= values.sum() - rounding).mean())
 
 
 def percent_saved(

@@ -43,14 +43,15 @@ from scripts import faults, judging, provenance, report
 from scripts.figures import style
 from scripts.figures.training import pick
 
+MADE_HERE = ".made_here"  # beside results whose runs are here as well; not committed
 SCRIPTS, REFERENCE = ROOT / "scripts", ROOT / "results" / "reference"
 
 
 def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.Verdict]]:
     """Collect, tabulate, judge and draw ``experiment``; returns the folder and the verdicts.
 
-    What is up to date is left as it is. Raises ConfigError where runs are not finished; results
-    from before stay, and where some of the runs are there, they say from now on what is missing.
+    What is up to date is left as it is. Raises ConfigError where runs are not finished. Results
+    from before stay; where they were made here, of runs that are gone now, they say so from now on.
     """
     whole = [f"experiment={experiment}", *overrides]
     jobs = plan(whole)
@@ -69,7 +70,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     records = read_all(jobs)
     found = [r for r in records if r is not None]
     if missing := faults.unfinished(jobs, records):
-        if found:
+        if found and (folder / MADE_HERE).exists():  # not for want of runs that were made elsewhere
             provenance.withhold(folder, missing)
         raise ConfigError(
             f"{missing[0]}; run the sweep first: python -m runners.run -m {shlex.join(whole)}"
@@ -102,6 +103,7 @@ def make(experiment: str, overrides: Sequence[str]) -> tuple[Path, list[judging.
     write_if_changed(folder / "tidy.parquet", to_parquet(tidy))
     files = write(folder, about, tables, verdicts, figure)
     provenance.write(folder, about | {"files": ["tidy.parquet", *files]})
+    (folder / MADE_HERE).touch()
     return folder, verdicts
 
 

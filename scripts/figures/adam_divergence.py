@@ -200,7 +200,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                     ax.tick_params(labelbottom=False)
         fig.text(0.01, 0.06 / height, "\n".join([
             (f"Scale {config['scale']}: n = {style.counted(seeds, 'seed')}; {config['depth']} hidden layers of width "
-            f"{config['width']}, batch {config['batch']:,}; μ = {momentum:g}, ε = {style.values_text(tidy, 'eps')}"
+            f"{config['width']}, batch {config['batch']:,}, {config['steps']:,} steps; μ = {momentum:g}, ε = {style.values_text(tidy, 'eps')}"
             f"{config['note']}."),
             ("A run leaves its basin when its loss, averaged over about 20 batches, exceeds that of "
             "a uniform guess"),

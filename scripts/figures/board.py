@@ -99,14 +99,14 @@ def _problems(ax: Axes, ranking: pd.DataFrame, names: Sequence[str]) -> None:
     problems = list(dict.fromkeys(ranking.problem))
     finite = ranking.ratio[np.isfinite(ranking.ratio)]
     last = 2.0 ** np.ceil(np.log2(max(float(finite.max()) if len(finite) else 2.0, 2.0)))
-    never = last * 1.6
-    beyond = dict(zip(names, never * np.geomspace(0.85, 1 / 0.85, len(names)), strict=True))
-    ax.axvspan(never * 0.76, never / 0.76, color="#F2F2F2", linewidth=0, zorder=0)
+    late = last * 1.6  # a place of its own for those that do not reach the target
+    beyond = dict(zip(names, late * np.geomspace(0.85, 1 / 0.85, len(names)), strict=True))
+    ax.axvspan(late * 0.76, late / 0.76, color="#F2F2F2", linewidth=0, zorder=0)
     labels = []
     for row, problem in enumerate(problems):
         cells = pick(ranking, ranking.problem == problem).set_index("optimizer")
         labels.append(f"{problem} {marks(cells.iloc[0])}".strip())
-        for name, shift in style.dodged(names, [0.0, 1.0]):
+        for name, shift in style.dodged(names, [0.0, 1.0], 0.6):
             if name not in cells.index:
                 continue
             look, ratio = style.mark(name), cells.loc[name, "ratio"]
@@ -117,14 +117,14 @@ def _problems(ax: Axes, ranking: pd.DataFrame, names: Sequence[str]) -> None:
                 markerfacecolor=look.colour if reached else "white",
             )  # fmt: skip
             if not reached:
-                hover.instead(mark, "never")
+                hover.instead(mark, "not within the horizon")
         if row:
             ax.axhline(row - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0)
     ax.set_xscale("log")
     _powers_of_two(ax, last)
     ticks = [t for t in ax.get_xticks() if t <= last]
-    ax.set_xticks([*ticks, never], [*(f"{t:g}" for t in ticks), "never"])
-    ax.set(xlim=(0.93, never / 0.76), ylim=(len(problems) - 0.5, -0.5))
+    ax.set_xticks([*ticks, late], [*(f"{t:g}" for t in ticks), "not in time"])
+    ax.set(xlim=(0.93, late / 0.76), ylim=(len(problems) - 0.5, -0.5))
     ax.set_yticks(range(len(problems)), labels)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("restricted mean steps over those of the best")
@@ -135,6 +135,11 @@ def _powers_of_two(ax: Axes, last: float) -> None:
     ticks = [2.0**k for k in range(int(np.log2(last)) + 1)]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def _horizons(each: pd.DataFrame) -> str:
+    found = sorted(set(each.horizon.astype(int)))
+    return f"{', '.join(f'{h:,}' for h in found)} steps"
 
 
 def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
@@ -152,8 +157,8 @@ def _caption(ranking: pd.DataFrame, boards: pd.DataFrame) -> str:
         f"n = {n} seeds; {style.counted(len(each), 'problem')} of "
         f"{style.counted(each.experiment.nunique(), 'experiment')}, each "
         "experiment one unit of weight. Steps: restricted mean over seeds, one that does not "
-        "reach the target counting as the horizon; never (open): with half of the seeds or "
-        f"fewer; {bands}."
+        "reach the target counting as the horizon; not in time (open): half of the seeds or fewer "
+        f"reach it within that horizon, {_horizons(each)}; {bands}."
     )
     if refused:
         text += (

@@ -343,7 +343,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             steps = fig.add_subplot(grid[0, column])
             fraction = fig.add_subplot(grid[1, column])
             _steps_panel(steps, part, names, config, floor, _horizon(setting, config))
-            _fraction_panel(fraction, part, names, config)
+            _fraction_panel(fraction, part, names, config, _horizon(setting, config))
             steps.set_title(titles[setting], loc="left")
             for ax in (steps, fraction):
                 ax.yaxis.set_label_coords(-0.15, 0.5)
@@ -375,12 +375,16 @@ def _steps_panel(
     ax.tick_params(labelbottom=False)
 
 
-def _fraction_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config) -> None:
+def _fraction_panel(
+    ax: Axes, part: pd.DataFrame, names: Sequence[str], config: Config, horizon: int
+) -> None:
     for name, shift in style.dodged(names, config["sigmas"]):
         cells = pick(part, part.optimizer == name).sort_values(by="sigma")
         style.intervals(ax, cells.sigma + shift, cells.fraction, cells.fraction_low,
                         cells.fraction_high, style.mark(name))  # fmt: skip
     ax.set(ylim=(-0.04, 1.04), ylabel="fraction converged", xlabel="noise level σ")
+    ax.annotate(f"within {horizon:,} steps", (0.012, 0.08), xycoords="axes fraction",
+                color="#555555", fontsize=7)  # fmt: skip
     style.level_axis(ax, config["sigmas"])
 
 

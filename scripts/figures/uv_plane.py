@@ -69,6 +69,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             found.append(verdict)
             continue
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
+        worst = part.groupby(["optimizer", "beta1", "beta2"], observed=True)["value"].median()
+        worst = worst.groupby("optimizer", observed=True).max()
         where = "μ > √ν" if beyond else "μ ≤ √ν"
         few = ""
         if beyond:
@@ -93,7 +95,9 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 effect_unit="difference of the fractions of cells that train (LaProp − Adam)",
                 sentence=f"Of the {cells} cells with {where}, LaProp trains "
                 f"{share[SUBJECT].mean():.0%} and Adam {share[RIVAL].mean():.0%} (mean over "
-                f"seeds). A cell trains where the loss ends below {TRAINED:.2f} (a guess: {CHANCE:.2f}).{few}",
+                f"seeds). A cell trains where the loss ends below {TRAINED:.2f} (a guess: "
+                f"{CHANCE:.2f}); the highest median loss of one is {worst[SUBJECT]:.2g} and "
+                f"{worst[RIVAL]:.2g}.{few}",
             )
         )
     return judging.settle(found)

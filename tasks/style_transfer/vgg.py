@@ -245,7 +245,7 @@ def _imagenet(net: str, data_dir: str | Path) -> dict[str, Tensor]:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise ValueError(
             f"cannot be downloaded or read ({reason}); put {file.name} into {folder}, name a file, "
-            "or take weights=random"
+            "or take task.weights=random"
         ) from None
 
 

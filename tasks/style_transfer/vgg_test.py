@@ -114,7 +114,7 @@ def test_imagenet_weights_come_from_data_dir_or_the_network(states, tmp_path, mo
 
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
     with pytest.raises(ValueError, match=r"cannot be downloaded or read \(no route to host\); put "
-                       r"vgg16-\w+.pth into .*, name a file, or take weights=random"):  # fmt: skip
+                       r"vgg16-\w+.pth into .*, name a file, or take task.weights=random"):  # fmt: skip
         vgg.load_weights("imagenet", "vgg16", ["relu1_2"], tmp_path)
 
 
