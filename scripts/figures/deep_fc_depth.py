@@ -164,7 +164,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             (f"lr per optimizer and depth from {{{lrs}}} on {style.counted(tuning, 'other seed')}. "
             "Medians and quartiles (above the frame: the start)."),
             ("Dotted: the loss of a uniform guess, ln 10; a net trains if it ends below 0.9 of it "
-            f"(dashed). Bars: 95% Wilson intervals; marks are shifted. {max(depths)}: the end of the grid."),
+            f"(dashed). Bars: 95% Wilson intervals. {max(depths)} is the end of the grid."),
         ]), va="bottom", fontsize=7)  # fmt: skip
     return fig
 
