@@ -32,7 +32,8 @@ N_COUNTS = (
 )
 P_MEANS = (
     f"p is that of the verdict's test, two-sided, after Holm's correction for all verdicts of the "
-    f"experiment; a verdict needs {ALPHA} at most. A dash: no test, as nothing is random in it, or as "
+    f"experiment; a verdict needs {ALPHA} at most. Of an inconclusive one it is that of the direction "
+    "which is nearer to be shown. A dash: no test, as nothing is random in it, or as "
     "a bound stands or falls with single cases."
 )
 

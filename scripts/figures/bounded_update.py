@@ -227,8 +227,8 @@ def _adam_unbounded_above(claim: Claim, setting: str, largest: pd.DataFrame, u: 
         claim, setting,
         supported=bool(np.all(holds)),
         contradicted=bool(((adam < GROWS) & (driven["adam"] >= SEVERE)).any()),
-        effect=float(adam.min()), effect_unit="times the largest update of Adam when the steps double, at "
-        f"least (ν = {vs[slow]:g})", n=int(both["adam"].n.min()),
+        effect=float(adam.min()), effect_unit="times, at least: so much Adam's largest update grows when "
+        f"the steps double (ν = {vs[slow]:g})", n=int(both["adam"].n.min()),
         sentence=f"Where the horizon doubles, {_each(len(vs))} of ν below μ², Adam's "
         f"largest update grows by {adam.min():.3g} times (ν = {vs[slow]:g}, "
         f"{horizons[vs[slow]]:,} to {2 * horizons[vs[slow]]:,} steps) to {adam.max():.1e} times, "

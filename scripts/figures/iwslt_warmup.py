@@ -191,7 +191,8 @@ def _fails(part: pd.DataFrame) -> dict[str, Any]:
         "p_for": fractions.mcnemar_exact(*both, "greater"),
         "p_against": fractions.p_fraction_difference_below(*both, claims.SMALL_GAP),
         "effect": fractions.difference_of_fractions(*both),
-        "effect_unit": "difference of the fractions that train (LaProp) and leave the plateau (Adam)",
+        "effect_unit": "of the seeds: those that LaProp trains, less those with which Adam leaves the "
+        "plateau",
         "sentence": f"Without warm-up LaProp trains for {trains[SUBJECT].mean():.0%} of the seeds, "
         f"Adam for {trains[RIVAL].mean():.0%}, and stays near a prediction without context for "
         f"{1 - left[RIVAL].mean():.0%}; mean training loss at the end {mean[SUBJECT]:.2f} and "
