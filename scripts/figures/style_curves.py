@@ -22,7 +22,6 @@ from PIL import Image
 
 from runners import record
 from runners.config import ConfigError
-from scripts import claims, fairness, judging
 from scripts.figures import style, targets, training
 from scripts.figures.training import KEY, pick
 from scripts.judging import Verdict
@@ -30,7 +29,7 @@ from tasks.style_transfer import pictures
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING, SUBJECT = "style_curves", "tuned", "laprop"
+EXPERIMENT, SETTING = "style_curves", "tuned"
 LEARNED = 0.0  # log10 of the loss over that at the start: below it the picture got better
 
 
@@ -113,35 +112,19 @@ def _quartiles(column: str) -> dict[str, Any]:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
     found, chosen = outcomes(tidy), tables["tuning"]
-    wide = training.reported(found, chosen).pivot(index="seed", columns="optimizer", values="value")
-    tuned = pick(found, found.phase == "tune").merge(chosen, how="inner")
-    tuned = dict(tuned.groupby("optimizer", observed=True)["value"].mean())
-    every = [name for name in style.in_order(wide.columns) if name != SUBJECT]
-    settled = []
-    for claim in claims.claims_of(EXPERIMENT):
-        rivals = ["adam"] if claim.id.endswith("adam") else every
-        compared = [SUBJECT, *rivals]
-        if missing := [name for name in compared if name not in wide]:
-            settled.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
-            continue
-        budgets = [training.budget(name, found, chosen, config["steps"]) for name in compared]
-        if verdict := training.refusal(claim, SETTING, len(wide), budgets):
-            settled.append(verdict)
-            continue
-        best = min(rivals, key=lambda name: tuned[name])
-        gains = {name: wide[name] - wide[SUBJECT] for name in rivals}
-        told = ", ".join(f"{style.mark(o).label} {10 ** wide[o].mean():.3g}" for o in compared)
-        settled.append(
-            judging.judge(
-                claim,
-                SETTING,
-                budget=fairness.budget_text(budgets),
-                sentence=f"Loss after {config['steps']:,} steps over that at the start, geometric "
-                f"means: {told}.",
-                **training.lead(gains, best, "powers of ten below {}'s loss"),
-            )
-        )
-    return judging.settle(settled)
+    each = found.merge(chosen, how="inner")
+    report, tune = (
+        -pick(each, each.phase == phase).pivot(index="seed", columns="optimizer", values="value")
+        for phase in ("report", "tune")
+    )
+    steps = config["steps"]
+    return training.ahead(
+        EXPERIMENT, SETTING, report, tune,
+        {name: training.budget(name, found, chosen, steps) for name in report},
+        unit="powers of ten below {}'s loss",
+        what=f"Loss after {steps:,} steps over that at the start, geometric means",
+        text=lambda score: f"{10**-score:.3g}",
+    )  # fmt: skip
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:

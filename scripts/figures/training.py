@@ -5,7 +5,7 @@
 # pyright: reportGeneralTypeIssues=false
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from scripts import claims, fairness, grid, judging, statistics
 from scripts.fairness import Budget
 from scripts.figures import style
 
+SUBJECT = "laprop"
 CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
 # A net trains if its loss falls clearly below that; one that diverges is as good as a guess.
@@ -148,3 +149,45 @@ def lead(gains: Mapping[str, pd.Series], best: str, unit: str) -> dict[str, Any]
         "effect": ahead[decides],
         "effect_unit": unit.format(style.mark(decides).label),
     }
+
+
+def ahead(
+    experiment: str, setting: str, report: pd.DataFrame, tune: pd.DataFrame,
+    budgets: Mapping[str, Budget], *, unit: str, what: str, text: Callable[[float], str],
+) -> list[judging.Verdict]:  # fmt: skip
+    """LaProp is ahead of Adam, or of all others: the verdict on each claim of ``experiment``.
+
+    Args:
+        report, tune: the score of each seed (row) and optimizer (column), the larger the better.
+        budgets: by optimizer.
+        unit: as for `lead`.
+        what, text: what the mean scores are, and each of them, in words.
+    """
+    others = [name for name in style.in_order(report.columns) if name != SUBJECT]
+    found = []
+    for claim in claims.claims_of(experiment):
+        rivals = ["adam"] if claim.id.endswith("adam") else others
+        compared = [SUBJECT, *rivals]
+        missing = [name for name in compared if name not in report]
+        if missing or not rivals:
+            reason = f"no runs of {', '.join(missing) or 'any other optimizer'}"
+            found.append(judging.inconclusive(claim, setting, reason))
+            continue
+        given = [budgets[name] for name in compared]
+        seeds = int(report[compared].count().min())
+        if verdict := refusal(claim, setting, seeds, given):
+            found.append(verdict)
+            continue
+        best = max(rivals, key=lambda rival: tune[rival].mean())
+        gains = {rival: report[SUBJECT] - report[rival] for rival in rivals}
+        means = ", ".join(f"{style.mark(o).label} {text(report[o].mean())}" for o in compared)
+        found.append(
+            judging.judge(
+                claim,
+                setting,
+                budget=fairness.budget_text(given),
+                sentence=f"{what}: {means}.",
+                **lead(gains, best, unit),
+            )
+        )
+    return judging.settle(found)
