@@ -10,6 +10,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, fairness, grid, judging, statistics
 from scripts.claims import MIN_ROUNDS, REGRET_FALLS, Claim
 from scripts.fairness import Budget
-from scripts.figures import style
+from scripts.figures import style, training
 from scripts.figures.convex_regret_evidence import (
     AMSGRAD,
     COUSIN,
@@ -162,18 +163,13 @@ def _verdict(
     chosen = mine[mine.chosen].set_index("optimizer").lr
     best = {o: regrets[setting, o][float(chosen[o])] for o in compared}
     budgets = [_budget(o, best[o], mine) for o in compared]
-    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
-    certain = best[compared[0]].certain
+    certain, rounds = best[compared[0]].certain, best[compared[0]].rounds[-1]
+    text, seeds = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
     if certain:
         text = f"{budgets[0].trials} lrs on the sequence itself" + " each" * (len(compared) > 1)
-    rounds = best[compared[0]].rounds[-1]
-    if rounds < MIN_ROUNDS:
-        reason = f"{rounds} rounds are too few (at least {MIN_ROUNDS:,})"
-        return judging.inconclusive(claim, setting, reason, n=n, budget=text)
-    if n < statistics.MIN_SEEDS and not certain:
-        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
-    if refusal := fairness.gate(budgets):
-        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+    few = f"{rounds} rounds are too few (at least {MIN_ROUNDS:,})" if rounds < MIN_ROUNDS else ""
+    if verdict := training.refusal(claim, setting, seeds, budgets, few, certain):
+        return replace(verdict, budget=text)
     every = {o: regrets[setting, o] for o in (*compared, AMSGRAD) if (setting, o) in regrets}
     evidence = judge(best, every, config)
     if not certain:

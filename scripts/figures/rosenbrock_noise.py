@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from scripts import claims, fairness, fractions, grid, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
-from scripts.figures import style, targets
+from scripts.figures import style, targets, training
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
 from scripts.figures.rosenbrock_paths import panels
 from scripts.figures.training import pick
@@ -281,15 +281,13 @@ def _verdict(
                 arms[optimizer, sigma, phase] = cell.set_index("seed").steps
                 runs[optimizer] = cell
     budgets = [_budget(o, setting, sigmas, arms, runs[o], tuning, config) for o in compared]
-    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
-    if n < statistics.MIN_SEEDS:
-        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
-    if refusal := fairness.gate(budgets):
-        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+    seeds = min(len(budget.report_seeds) for budget in budgets)
+    if verdict := training.refusal(claim, setting, seeds, budgets):
+        return verdict
     labels = {o: style.mark(o).label for o in compared}
     horizon = _horizon(setting, config)
     evidence = judge(arms, labels, sigmas, horizon)
-    return judging.judge(claim, setting, budget=text, **evidence)
+    return judging.judge(claim, setting, budget=fairness.budget_text(budgets), **evidence)
 
 
 def _budget(

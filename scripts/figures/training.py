@@ -114,14 +114,16 @@ def stand_in(values: Any) -> str:
 
 
 def refusal(
-    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget], more: str = ""
-) -> judging.Verdict | None:
+    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget], more: str = "",
+    certain: bool = False,
+) -> judging.Verdict | None:  # fmt: skip
     """The verdict where the chances were not equal, or a ranking lacks something: ``more``, seeds.
 
-    All that stands against a ranking is named, so that who mends it need not ask twice.
+    All that stands against a ranking is named, so that who mends it need not ask twice. Where
+    nothing is random (``certain``), one seed is enough.
     """
-    unequal = fairness.gate(budgets)
-    lacking = more, judging.few_seeds(seeds) if seeds < statistics.MIN_SEEDS else ""
+    unequal, few = fairness.gate(budgets), seeds < statistics.MIN_SEEDS and not certain
+    lacking = more, judging.few_seeds(seeds) if few else ""
     if not (reasons := [reason for reason in (unequal, *lacking) if reason]):
         return None
     return judging.inconclusive(claim, setting, "; ".join(reasons), n=seeds, refused=bool(unequal),
