@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, fairness, grid, judging, statistics
 from scripts.claims import MIN_ROUNDS, REGRET_FALLS, Claim
 from scripts.fairness import Budget
-from scripts.figures import style, training
+from scripts.figures import style, targets, training
 from scripts.figures.convex_regret_evidence import (
     AMSGRAD,
     COUSIN,
@@ -54,11 +54,10 @@ _ARM = ["setting", "optimizer", "lr"]
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the analysis needs of the experiment's resolved configuration."""
-    optimizers = [name for sweep in values["sweeps"].values() for name in sweep["optimizer"]]
     task = values["task"]
     return {
         "scale": values["scale"],
-        "optimizers": style.in_order(optimizers),
+        "optimizers": style.in_order(targets.optimizers_of(values)),
         "large": {"reddi": task["reddi_large"], "reddi_stochastic": task["stochastic_large"]},
         "surplus": task["stochastic_surplus"],
     }

@@ -161,7 +161,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 continue
             seeds = int(part.groupby(["optimizer", "warmup"], observed=True).size().min())
             budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed,
-                                        **_fixed(tidy, name)) for name in (SUBJECT, RIVAL)]  # fmt: skip
+                                        **training.fixed(tidy, name))
+                       for name in (SUBJECT, RIVAL)]  # fmt: skip
             if verdict := training.refusal(claim, setting, seeds, budgets):
                 found.append(verdict)
                 continue
@@ -172,12 +173,6 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 continue
             found.append(judging.judge(claim, setting, budget="not tuned", **judge(part)))
     return judging.settle(found)
-
-
-def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
-    """The hyper-parameters that must agree."""
-    mine = pick(tidy, tidy.optimizer == name).iloc[0]
-    return {key: float(mine[key]) for key in ("eps", "beta1", "beta2")}
 
 
 def _fails(part: pd.DataFrame) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from PIL import Image
 from runners import record
 from runners.config import ConfigError
 from scripts.figures import style, targets, training
-from scripts.figures.training import KEY, pick
+from scripts.figures.training import KEY, pick, seeds_of
 from scripts.judging import Verdict
 from tasks.style_transfer import pictures
 
@@ -149,7 +149,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ax.set_title(title, fontsize=7.5, pad=2)
         fig.text(0.01, 0.42, "c  content, style, and the final picture of the first report seed",
                  fontsize=9)  # fmt: skip
-        n, tuning = len(set(seeds(tidy, "report"))), len(set(seeds(tidy, "tune")))
+        n, tuning = len(seeds_of(tidy, "report")), len(seeds_of(tidy, "tune"))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
             (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} (the noise a picture starts from), "
@@ -162,10 +162,6 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     return fig
 
 
-def seeds(tidy: pd.DataFrame, phase: str) -> list[int]:
-    return sorted(int(seed) for seed in tidy[tidy.phase == phase].seed.unique())
-
-
 def finals(
     tidy: pd.DataFrame, chosen: pd.DataFrame, by: Sequence[str], runs: Path
 ) -> dict[Any, Image.Image]:
@@ -173,7 +169,7 @@ def finals(
 
     Raises ConfigError where a run's picture is no longer in its folder.
     """
-    first = pick(tidy, (tidy.phase == "report") & (tidy.seed == min(seeds(tidy, "report"))))
+    first = pick(tidy, (tidy.phase == "report") & (tidy.seed == seeds_of(tidy, "report")[0]))
     found = first.drop_duplicates(["run", "replica"]).merge(chosen, how="inner")
     images = {}
     for row in found.sort_values(list(by)).itertuples():

@@ -27,6 +27,12 @@ def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
     return cast(pd.DataFrame, frame[np.asarray(mask, dtype=bool)])
 
 
+def check_columns(tidy: pd.DataFrame, needed: Sequence[str]) -> None:
+    """Raises ValueError where ``tidy`` lacks one that is needed."""
+    if missing := [name for name in needed if name not in tidy]:
+        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+
+
 def curves(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
     """One row a replica and evaluation: KEY, ``extra``, step, value.
 
@@ -83,27 +89,32 @@ def seeds_of(outcomes: pd.DataFrame, phase: str) -> tuple[int, ...]:
     return tuple(sorted(int(seed) for seed in outcomes[outcomes.phase == phase].seed.unique()))
 
 
+def fixed(
+    tidy: pd.DataFrame, optimizer: str, negligible_eps: float = 0.0,
+    names: Sequence[str] = ("beta1", "beta2", "eps"),
+) -> dict[str, float]:  # fmt: skip
+    """For the fairness gate: those of ``names`` that ``optimizer`` has and that never vary.
+
+    An eps below ``negligible_eps`` is as good as none, and so equal to any other such.
+    """
+    mine, found = pick(tidy, tidy.optimizer == optimizer), {}
+    for name in names:
+        values = mine[name].dropna().unique() if name in mine else []
+        if len(values) == 1:  # what varies is not fixed
+            small = name == "eps" and values[0] < negligible_eps
+            found[name] = 0.0 if small else float(values[0])
+    return found
+
+
 def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
     """What tuning cost ``optimizer``, for the fairness gate."""
     mine = pick(outcomes, outcomes.optimizer == optimizer)
     edges = pick(chosen, (chosen.optimizer == optimizer) & chosen.on_edge)
-    fixed = {
-        name: float(mine[name].iloc[0])
-        for name in ("beta1", "beta2", "eps")
-        if name in mine and mine[name].nunique() == 1
-    }  # what varies is not fixed
     return Budget(
         optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds_of(mine, "tune"),
-        knobs=("lr",), steps=steps, report_seeds=seeds_of(mine, "report"),
-        fixed={name: value for name, value in fixed.items() if not math.isnan(value)},
+        knobs=("lr",), steps=steps, report_seeds=seeds_of(mine, "report"), fixed=fixed(mine, optimizer),
         on_edge=tuple(f"lr {lr:g}" for lr in sorted(edges.lr.unique())),
     )  # fmt: skip
-
-
-def eps_of(tidy: pd.DataFrame, negligible: float = 0.0) -> dict[str, float]:
-    """The eps of each optimizer that has one; below ``negligible`` it is as good as 0."""
-    found = tidy.dropna(subset="eps").groupby("optimizer", observed=True).eps.first()
-    return {str(name): 0.0 if eps < negligible else float(eps) for name, eps in found.items()}
 
 
 def stand_in(values: Any) -> str:

@@ -64,14 +64,14 @@ def tables(outcomes: pd.DataFrame) -> Tables:
 
 def verdicts(
     experiment: str, outcomes: pd.DataFrame, tables: Tables, steps: int, unit: str,
-    eps: Mapping[str, float],
+    fixed: Mapping[str, Mapping[str, float]],
 ) -> list[Verdict]:  # fmt: skip
-    """Whether LaProp is ahead of Adam, with a few trials and with half of them; ``eps`` of each, 0
-    where it is too small to matter."""
+    """Whether LaProp is ahead of Adam, with a few trials and with half of them; ``fixed``: what is
+    not tuned of each."""
     tune, report = _arms(outcomes, (SUBJECT, RIVAL))
     budgets = _budgets(len(tune[SUBJECT]))
     means, draws = tuning.curves(tune, report, budgets)
-    given = [_budget(name, outcomes, steps, eps[name]) for name in (SUBJECT, RIVAL)]
+    given = [_budget(name, outcomes, steps, fixed[name]) for name in (SUBJECT, RIVAL)]
     labels = [style.mark(name).label for name in (SUBJECT, RIVAL)]
     found = []
     for claim in claims.claims_of(experiment):
@@ -161,12 +161,12 @@ def _budgets(trials: int) -> list[int]:
     return list(range(1, max(1, trials // 2) + 1))
 
 
-def _budget(name: str, outcomes: pd.DataFrame, steps: int, eps: float) -> Budget:
+def _budget(name: str, outcomes: pd.DataFrame, steps: int, fixed: Mapping[str, float]) -> Budget:
     mine = pick(outcomes, outcomes.optimizer == name)
     return Budget(
         optimizer=name, trials=len(mine[POINT].drop_duplicates()), knobs=("lr", "μ", "ν"),
         tuning_seeds=training.seeds_of(mine, "tune"), steps=steps,
-        report_seeds=training.seeds_of(mine, "report"), fixed={"eps": eps},
+        report_seeds=training.seeds_of(mine, "report"), fixed=fixed,
     )  # fmt: skip
 
 
