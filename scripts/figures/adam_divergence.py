@@ -180,10 +180,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                     ends = np.sort(part.left.dropna().to_numpy())
                     x = np.concatenate([[0], ends, [config["steps"]]])
                     y = (len(part) - np.arange(len(ends) + 1)) / seeds
-                    look = style.mark(name)
-                    ax.plot(x, [*y, y[-1]], color=look.colour, linestyle=look.linestyle,
-                            linewidth=look.width, drawstyle="steps-post",
-                            zorder=3 - 0.1 * look.width)  # fmt: skip
+                    style.line(ax, x, [*y, y[-1]], style.mark(name), drawstyle="steps-post")
                 ax.set_ylim(-0.04, 1.06)
                 ax.set_xlim(0, config["steps"])
                 ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, prune="upper"))

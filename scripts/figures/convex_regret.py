@@ -251,13 +251,13 @@ def _curves_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
         look = _look(name)
         rounds, mean = arm.rounds.to_numpy(), arm.average_regret.to_numpy()
         # a mean that is not positive has no place on this axis
-        ax.plot(rounds, np.where(mean > 0, mean, np.nan), color=look.colour, markevery=4,
-                linestyle=look.linestyle, linewidth=look.width, marker=look.marker, markersize=3.6,
-                markerfacecolor=_face(name), label=look.label, zorder=3 - 0.1 * look.width)  # fmt: skip
+        style.line(ax, rounds, np.where(mean > 0, mean, np.nan), look, marker=look.marker,
+                   markevery=4, markersize=3.6, markerfacecolor=_face(name), label=look.label)  # fmt: skip
         if (arm.n > 1).any():
             tiny = mean[mean > 0].min() / 10
-            ax.fill_between(rounds, np.maximum(arm.low, tiny), np.maximum(arm.high, tiny),
-                            color=look.colour, alpha=0.15, linewidth=0)  # fmt: skip
+            style.band(
+                ax, rounds, np.maximum(arm.low, tiny), np.maximum(arm.high, tiny), look, 0.15
+            )
     ax.set(xscale="log", yscale="log")
     rounds = np.array([part.rounds.min(), part.rounds.max()], dtype=float)
     positive = part.average_regret[part.average_regret > 0]

@@ -156,11 +156,10 @@ def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str], depth: i
     for name in names:
         part = pick(curves, (curves.optimizer == name) & (curves.depth == depth))
         look = style.mark(name)
-        (line,) = ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                          linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        line = style.line(ax, part.step, part["median"], look)
         if len(part) and part["median"].iloc[-1] >= 2 * CHANCE:  # clipped
             hover.instead(line, f"{2 * CHANCE:.3g} or more at the end")
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_ylim(0, 1.35 * CHANCE)
     ax.set_xlabel("optimizer steps")
     ax.set_ylabel("training loss (nats)")

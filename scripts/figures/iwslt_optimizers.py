@@ -137,9 +137,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
 def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         part, look = pick(curves, curves.optimizer == name).sort_values("step"), style.mark(name)
-        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.line(ax, part.step, part["median"], look)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_xlabel("optimizer steps")
 
 

@@ -133,8 +133,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         ax = fig.add_subplot(grid[1, 1])
         for name, look in zip(names, looks, strict=True):
             own = pick(profiles, profiles.optimizer == name)
-            ax.plot(own.level, own.fraction, color=look.colour, linestyle=look.linestyle,
-                    linewidth=look.width, drawstyle="steps-post", zorder=3 - 0.1 * look.width)  # fmt: skip
+            style.line(ax, own.level, own.fraction, look, drawstyle="steps-post")
         ax.set(xlabel="mean return τ", ylabel="fraction above τ", ylim=(-0.03, 1.05))
         ax.set_title("c  performance profiles", loc="left")
         fig.text(0.01, 0.012, _caption(curves, config), fontsize=7, va="bottom", linespacing=1.3)

@@ -198,9 +198,8 @@ def show(ax: Axes, image: Image.Image) -> None:
 def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         part, look = pick(curves, curves.optimizer == name), style.mark(name)
-        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.line(ax, part.step, part["median"], look)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_yscale("log")
     ax.set_title("a  at the chosen learning rates", loc="left")
     ax.set_xlabel("optimizer steps")

@@ -114,7 +114,7 @@ def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note:
         for name in names:
             look = style.mark(name)
             part = pick(curve, curve.optimizer == name)
-            left.fill_between(part.k, part.low, part.high, color=look.colour, alpha=0.12, lw=0)
+            style.band(left, part.k, part.low, part.high, look, 0.12)
             _line(left, part.k, part.expected, look)
             ranked = np.sort(pick(trials, trials.optimizer == name).report)
             _line(right, np.arange(1, len(ranked) + 1), ranked, look)
@@ -136,9 +136,7 @@ def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note:
 
 
 def _line(ax: Axes, x: Any, y: Any, look: style.Mark) -> None:
-    ax.plot(x, y, color=look.colour, linestyle=look.linestyle, marker=look.marker, markersize=3,
-            markevery=max(1, len(x) // 8), linewidth=look.width,
-            zorder=3 - 0.1 * look.width)  # fmt: skip
+    style.line(ax, x, y, look, marker=look.marker, markersize=3, markevery=max(1, len(x) // 8))
 
 
 def _arms(outcomes: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
