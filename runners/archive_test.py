@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runners import collect, record
+from runners import collect, conftest, record
 from runners.archive import update
 from runners.config import ROOT
 from runners.plan import plan
@@ -38,7 +38,7 @@ def table(folder):
 def test_the_table_has_what_the_one_of_the_experiment_has(made, copy):
     found = update(copy)
     assert (found.finished, found.read, found.unfinished, found.damaged) == (6, 6, 0, {})
-    mine, other = table(copy), collect.collect(plan(made[1]), "none")
+    mine, other = table(copy), conftest.collect(plan(made[1]), "none")
     assert set(mine.columns) == set(other.columns) and len(mine) == len(other) == found.values
     assert mine.metric.isin(["diverged_at"]).any() and mine.phase.nunique() == 2
     keys = ["run", "replica", "step", "metric"]

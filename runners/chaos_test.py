@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from runners import record
-from runners.collect import collect, to_parquet
+from runners.collect import to_parquet
 from runners.config import ROOT
+from runners.conftest import collect
 from runners.lease import is_held
 from runners.plan import plan
 from runners.run import main

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from runners.command import first_line
 from runners.loop import Progress
 from runners.provenance import made_by_other_code, other_arithmetic
 from runners.record import FILE_NAME
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path, key: str, states: dict[str, Any], progress: Prog
         if present != key:
             raise ValueError(f"belongs to run {present}")
     except Exception as error:  # torch raises many kinds for a file that is not what it was
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         return _set_aside(path, f"corrupted checkpoint ({type(error).__name__}: {reason})")
     record = path.parent / FILE_NAME
     if not record.exists() or record.stat().st_size < size:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runners.command import first_line
 from runners.config import ConfigError, RunConfig
 from runners.orphan import unless_orphaned
 from runners.record import write_atomically
@@ -279,5 +280,5 @@ def _answer(job: Any) -> list[str]:
     try:
         return job.result()
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return [f"job {job.job_id}: {type(error).__name__}: {first}: {job.paths.stderr}"]
+        why = f"{type(error).__name__}: {first_line(error)}"
+        return [f"job {job.job_id}: {why}: {job.paths.stderr}"]

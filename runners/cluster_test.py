@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from runners import cluster, config, record, run
-from runners.collect import collect, to_parquet
+from runners.collect import to_parquet
 from runners.config import ROOT
+from runners.conftest import collect
 from runners.plan import plan
 from runners.sweep import state
 

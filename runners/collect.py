@@ -35,23 +35,6 @@ if TYPE_CHECKING:  # pandas takes a second, and finding nothing changed should n
 NOT_METRICS = ("step", "train_seconds")
 
 
-def collect(
-    jobs: "Sequence[Job]", experiment: str, overrides: Sequence[str] = ()
-) -> "pd.DataFrame":
-    """The tidy table of all ``jobs``, which ``overrides`` have planned.
-
-    Raises ConfigError where one is not finished.
-    """
-    records = read_all(jobs)
-    for job, found in zip(jobs, records, strict=True):
-        if found is None:
-            raise ConfigError(
-                f"{job.label} ({job.config.key}) is not finished; "
-                f"run the sweep first: python -m runners.run -m {' '.join(overrides)}"
-            )
-    return tidy_table([found for found in records if found], experiment)
-
-
 def read_all(jobs: "Sequence[Job]") -> list[record.Record | None]:
     """The record of each job, in their order; None where its run is not finished."""
     found = [record.read_record(job.config.folder) for job in jobs]

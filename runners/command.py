@@ -16,6 +16,11 @@ def again(arguments: Sequence[str]) -> str:
     return f"the same command{' without force=true' if forced else ''} goes on from here"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of a long text; some say nothing."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def print_help(main: Main) -> int:
     print((sys.modules[main.__module__].__doc__ or "").strip())
     return 0

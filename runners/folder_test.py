@@ -5,7 +5,8 @@ import os
 import pytest
 
 from runners import record
-from runners.collect import collect, to_parquet
+from runners.collect import to_parquet
+from runners.conftest import collect
 from runners.plan import plan
 from runners.run import main, run
 from tasks.rosenbrock import Rosenbrock

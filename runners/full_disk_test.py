@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from runners import collect, record
+from runners import collect, conftest, record
 from runners.collect import to_parquet
 from runners.plan import plan
 from runners.run import main, run
@@ -34,7 +34,7 @@ def fill(folder, leave):
 
 
 def table(arguments):
-    return to_parquet(collect.collect(plan(arguments), "none"))
+    return to_parquet(conftest.collect(plan(arguments), "none"))
 
 
 @pytest.mark.parametrize("what", ["record", "checkpoint"])

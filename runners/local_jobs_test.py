@@ -10,8 +10,9 @@ import time
 import pytest
 
 from runners import cluster, record
-from runners.collect import collect, to_parquet
+from runners.collect import to_parquet
 from runners.config import ROOT
+from runners.conftest import collect
 from runners.plan import plan
 from runners.run import main, run, stop_signals
 from runners.sweep import state

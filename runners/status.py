@@ -8,7 +8,6 @@ Slurm queue with what Slurm says of it. The exit code is 0 when every run is fin
 begun and nothing is running or queued any more.
 """
 
-import os
 import sys
 import time
 from collections import Counter
@@ -84,10 +83,4 @@ def _counts(states: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+    sys.exit(main())

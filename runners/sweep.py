@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runners import cluster, record
-from runners.command import again
+from runners.command import again, first_line
 from runners.config import (
     CONF,
     ConfigError,
@@ -183,8 +183,8 @@ def _launch(jobs: list[Job], cfg: DictConfig) -> list[Job]:
             with listening:
                 results = launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
         except Exception as error:  # a worker was killed, say: the records tell what is left
-            first = (str(error).splitlines() or [""])[0]
-            print(f"launcher: {type(error).__name__}: {first}; {again([])}", file=sys.stderr)
+            told = f"{type(error).__name__}: {first_line(error)}"
+            print(f"launcher: {told}; {again([])}", file=sys.stderr)
             return []
     answers = [(job, result._return_value) for job, result in zip(jobs, results, strict=True)]
     refused: dict[str, list[Job]] = {}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runners.record import median
+from runners.command import first_line
+from runners.record import FINISHED, median
 
 PROJECT = "laprop"
 _unreachable: list[Exception] = []  # why W&B online failed in this process, if it did
@@ -88,7 +89,7 @@ class WandbTracker:
 
     def finish(self, status: str) -> None:
         self._run.summary["status"] = status
-        self._run.finish(exit_code=0 if status in ("completed", "diverged") else 1)
+        self._run.finish(exit_code=0 if status in FINISHED else 1)
         # W&B's service drops what it has no room for, and does not say so
         folder = Path(self._folder, "wandb")
         if folder.is_dir() and shutil.disk_usage(folder).free == 0:
@@ -127,8 +128,8 @@ class SafeTracker:
             with contextlib.suppress(Exception):
                 # else the library tries once more at exit, with a traceback, or without an end
                 _within(TEARDOWN_TIMEOUT, _teardown)
-            first = (str(error).splitlines() or [""])[0]
-            print(f"W&B gave up, the run goes on: {type(error).__name__}: {first}", file=sys.stderr)
+            told = f"{type(error).__name__}: {first_line(error)}"
+            print(f"W&B gave up, the run goes on: {told}", file=sys.stderr)
 
 
 def _teardown() -> None:

@@ -75,7 +75,7 @@ class DeepFC(Task):
         if batch > len(data.labels):
             raise ValueError(f"batch={batch}: at most {len(data.labels):,} examples in {dataset}")
         self.replicas = [{"seed": seed, "depth": depth} for seed in seeds]
-        self.seeds, self.depth, self.batch, self.data_name = tuple(seeds), depth, batch, data.name
+        self.seeds, self.depth, self.batch = tuple(seeds), depth, batch
         self.eval_size = min(eval_size, len(data.labels))
         self.step = 0
         # Not in the state dict: the data are drawn anew, not saved.

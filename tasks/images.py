@@ -1,4 +1,4 @@
-"""Image classification data sets as flat, standardised tensors: CIFAR-10, MNIST, digits.
+"""Training sets of images as flat, standardised tensors: CIFAR-10, MNIST, digits.
 
 CIFAR-10 and MNIST are torchvision's: its addresses, checksums, layout of ``data_dir`` and readers.
 Its download is not used: it would take a broken connection for the end of the file, keep a
@@ -6,7 +6,7 @@ damaged file under its final name, start again from the first byte and know no t
 batches are pickles, so nothing of them is read before torchvision has found their checksums right.
 
 ``digits`` (1,797 images of 8 x 8, in scikit-learn itself) needs no file: the stand-in where there
-is neither network nor data. What stands in for what is said by ``Images.name``.
+is neither network nor data.
 """
 
 import difflib
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 TIMEOUT = 30.0  # seconds without a byte after which a connection counts as broken
 CHUNK = 1 << 18  # bytes
-DIGITS_TEST = 360  # of the 1,797 digits, a fifth
+DIGITS_TEST = 360  # of the 1,797 digits, a fifth, which is left out
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, SSLError)
 
 # Mean and standard deviation of the training set's pixels in [0, 1], a channel each; the constants
@@ -50,31 +50,28 @@ class DataError(OSError):
 
 @dataclass(frozen=True)
 class Images:
-    """A data set, or its training or test part.
+    """The training part of a data set.
 
     Attributes:
-        name: what was loaded: ``cifar10``, ``mnist`` or ``digits``.
         inputs: float32, shape (N, D). D is channel, row, column (torch's order), flattened;
             3072, 784 or 64. Of each channel the mean is 0 and the standard deviation 1 over all
-            pixels of the training part; the test part goes by the same constants.
+            pixels.
         labels: int64, shape (N,), from 0 to ``classes - 1``.
         classes: how many there are.
     """
 
-    name: str
     inputs: Tensor
     labels: Tensor
     classes: int
 
 
-def load(name: str, data_dir: str | Path, train: bool = True, mirror: str | None = None) -> Images:
-    """The training or test part of a data set, downloaded into ``data_dir`` where it lacks.
+def load(name: str, data_dir: str | Path, mirror: str | None = None) -> Images:
+    """The training part of a data set, downloaded into ``data_dir`` where it lacks.
 
     Args:
-        name: ``cifar10`` (50,000 / 10,000 images), ``mnist`` (60,000 / 10,000) or
-            ``digits`` (1,437 / 360, a fixed random split).
+        name: ``cifar10`` (50,000 images), ``mnist`` (60,000) or ``digits`` (1,437, the greater part
+            of a fixed random split).
         data_dir: in torchvision's layout; made only when there is something to download.
-        train: the training part, else the test part.
         mirror: a base URL (http://, https:// or file://) that has the files under their own
             names, in place of the data set's hosts.
 
@@ -89,14 +86,14 @@ def load(name: str, data_dir: str | Path, train: bool = True, mirror: str | None
         raise DataError(f"dataset={name}: unknown data set; {nearest}one of {known} expected")
     if mirror is not None and not str(mirror).startswith(("http://", "https://", "file://")):
         raise DataError(f"mirror={mirror}: a base URL http://, https:// or file:// expected")
-    return loaders[name](Path(data_dir).expanduser(), train, mirror)
+    return loaders[name](Path(data_dir).expanduser(), mirror)
 
 
-def _cifar10(data_dir: Path, train: bool, mirror: str | None) -> Images:
+def _cifar10(data_dir: Path, mirror: str | None) -> Images:
     from torchvision.datasets import CIFAR10
 
     def read() -> Any:  # raises RuntimeError unless all checksums are right, before unpickling
-        return CIFAR10(data_dir, train)
+        return CIFAR10(data_dir)
 
     with _disk(data_dir / CIFAR10.base_folder):
         data = None
@@ -107,7 +104,7 @@ def _cifar10(data_dir: Path, train: bool, mirror: str | None) -> Images:
                 _prepare_cifar10(data_dir, mirror)
             data = read()
     pixels = data.data.transpose(0, 3, 1, 2)  # torchvision turns it to channels last, for PIL
-    return _images("cifar10", pixels, data.targets, 255, CIFAR10_STATISTICS)
+    return _images(pixels, data.targets, 255, CIFAR10_STATISTICS)
 
 
 def _prepare_cifar10(data_dir: Path, mirror: str | None) -> None:
@@ -135,7 +132,7 @@ def _prepare_cifar10(data_dir: Path, mirror: str | None) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _mnist(data_dir: Path, train: bool, mirror: str | None) -> Images:
+def _mnist(data_dir: Path, mirror: str | None) -> Images:
     from torchvision.datasets import MNIST
 
     folder = data_dir / "MNIST" / "raw"
@@ -153,24 +150,22 @@ def _mnist(data_dir: Path, train: bool, mirror: str | None) -> Images:
         for path, _ in archives:
             with gzip.open(path) as source, open(raw / path.stem, "wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
-        data = MNIST(unpacked, train)
-    return _images("mnist", data.data.numpy()[:, None], data.targets, 255, MNIST_STATISTICS)
+        data = MNIST(unpacked)
+    return _images(data.data.numpy()[:, None], data.targets, 255, MNIST_STATISTICS)
 
 
-def _digits(data_dir: Path, train: bool, mirror: str | None) -> Images:
+def _digits(data_dir: Path, mirror: str | None) -> Images:
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
     # RandomState's streams are frozen, so this split is the same with every version of numpy
-    order = np.random.RandomState(0).permutation(len(digits.target))
-    parts = {True: order[DIGITS_TEST:], False: order[:DIGITS_TEST]}
-    trained_on = digits.images[parts[True]] / 16
-    pixels, labels = digits.images[parts[train], None], digits.target[parts[train]]
-    return _images("digits", pixels, labels, 16, ((trained_on.mean(),), (trained_on.std(),)))
+    chosen = np.random.RandomState(0).permutation(len(digits.target))[DIGITS_TEST:]
+    pixels, labels = digits.images[chosen], digits.target[chosen]
+    scaled = pixels / 16
+    return _images(pixels[:, None], labels, 16, ((scaled.mean(),), (scaled.std(),)))
 
 
 def _images(
-    name: str,
     pixels: np.ndarray,
     labels: Any,
     white: int,
@@ -180,7 +175,7 @@ def _images(
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
     inputs = torch.from_numpy(pixels).to(torch.float32, copy=True)
     inputs.div_(white).sub_(mean).div_(deviation)
-    return Images(name, inputs.flatten(1), torch.as_tensor(labels).long(), classes=10)
+    return Images(inputs.flatten(1), torch.as_tensor(labels).long(), classes=10)
 
 
 # Files: whole and right, or refused ---------------------------------------------------------

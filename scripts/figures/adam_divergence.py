@@ -87,14 +87,13 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     stays = left.assign(stay=_stays(left))
     seeds = int(stays.groupby(["optimizer", "beta2", "lr"], observed=True).size().min())
     below = sorted(v for v in stays.beta2.unique() if v < momentum**2)
-    eps = training.eps_of(tidy)
     found = []
     for claim in claims.claims_of(EXPERIMENT):
         for lr in sorted(stays.lr.unique()):
             setting = f"lr {lr:g}"
             part = pick(stays, stays.lr == lr)
             arms = {name: pick(part, part.optimizer == name) for name in (SUBJECT, "adam")}
-            budgets = [fairness.untuned(name, config["steps"], arm.seed, eps=eps[name])
+            budgets = [fairness.untuned(name, config["steps"], arm.seed, **training.fixed(tidy, name))
                        for name, arm in arms.items()]  # fmt: skip
             if verdict := training.refusal(claim, setting, seeds, budgets):
                 found.append(verdict)
@@ -181,10 +180,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
                     ends = np.sort(part.left.dropna().to_numpy())
                     x = np.concatenate([[0], ends, [config["steps"]]])
                     y = (len(part) - np.arange(len(ends) + 1)) / seeds
-                    look = style.mark(name)
-                    ax.plot(x, [*y, y[-1]], color=look.colour, linestyle=look.linestyle,
-                            linewidth=look.width, drawstyle="steps-post",
-                            zorder=3 - 0.1 * look.width)  # fmt: skip
+                    style.line(ax, x, [*y, y[-1]], style.mark(name), drawstyle="steps-post")
                 ax.set_ylim(-0.04, 1.06)
                 ax.set_xlim(0, config["steps"])
                 ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, prune="upper"))

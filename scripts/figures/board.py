@@ -55,10 +55,8 @@ def marks(row: Any) -> str:
 def _profiles(ax: Axes, profile: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         own, look = pick(profile, profile.optimizer == name), style.mark(name)
-        ax.plot(own.tau, own.rho, color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, drawstyle="steps-post", zorder=3 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(own.tau, own.low, own.high, step="post", color=look.colour, alpha=0.07,
-                        linewidth=0)  # fmt: skip
+        style.line(ax, own.tau, own.rho, look, drawstyle="steps-post")
+        style.band(ax, own.tau, own.low, own.high, look, 0.07, step="post")
     ax.set(xscale="log", xlim=(1, profiles.TAU_MAX), ylim=(-0.03, 1.03),
            xlabel="τ: at most so many times the steps of the best",
            ylabel="weighted share of problems ρ(τ)")  # fmt: skip

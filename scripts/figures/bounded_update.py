@@ -34,7 +34,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, judging
 from scripts.claims import GROWS, ROUNDING, SEVERE, Claim
 from scripts.figures import hover, style
-from scripts.figures.training import pick
+from scripts.figures.training import check_columns, pick
 from scripts.judging import Verdict
 from tasks.gradient_sequence import HUGE, TINY
 
@@ -107,9 +107,7 @@ def tables(tidy: pd.DataFrame, config: Config) -> Tables:
 
 def _moves(tidy: pd.DataFrame) -> pd.DataFrame:
     """One row per run, replica and horizon, with |update| / lr; inf where it is not a number."""
-    missing = [name for name in _NEEDED if name not in tidy]
-    if missing:
-        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+    check_columns(tidy, _NEEDED)
     tidy = tidy.astype({name: str for name in ("optimizer", "run", "metric", "kind")})
     if tidy.eps.nunique() > 1:
         raise ValueError("the runs differ in eps, which bounds the updates as well")

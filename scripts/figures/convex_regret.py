@@ -10,6 +10,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, fairness, grid, judging, statistics
 from scripts.claims import MIN_ROUNDS, REGRET_FALLS, Claim
 from scripts.fairness import Budget
-from scripts.figures import style
+from scripts.figures import style, targets, training
 from scripts.figures.convex_regret_evidence import (
     AMSGRAD,
     COUSIN,
@@ -53,11 +54,10 @@ _ARM = ["setting", "optimizer", "lr"]
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the analysis needs of the experiment's resolved configuration."""
-    optimizers = [name for sweep in values["sweeps"].values() for name in sweep["optimizer"]]
     task = values["task"]
     return {
         "scale": values["scale"],
-        "optimizers": style.in_order(optimizers),
+        "optimizers": style.in_order(targets.optimizers_of(values)),
         "large": {"reddi": task["reddi_large"], "reddi_stochastic": task["stochastic_large"]},
         "surplus": task["stochastic_surplus"],
     }
@@ -162,18 +162,13 @@ def _verdict(
     chosen = mine[mine.chosen].set_index("optimizer").lr
     best = {o: regrets[setting, o][float(chosen[o])] for o in compared}
     budgets = [_budget(o, best[o], mine) for o in compared]
-    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
-    certain = best[compared[0]].certain
+    certain, rounds = best[compared[0]].certain, best[compared[0]].rounds[-1]
+    text, seeds = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
     if certain:
         text = f"{budgets[0].trials} lrs on the sequence itself" + " each" * (len(compared) > 1)
-    rounds = best[compared[0]].rounds[-1]
-    if rounds < MIN_ROUNDS:
-        reason = f"{rounds} rounds are too few (at least {MIN_ROUNDS:,})"
-        return judging.inconclusive(claim, setting, reason, n=n, budget=text)
-    if n < statistics.MIN_SEEDS and not certain:
-        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
-    if refusal := fairness.gate(budgets):
-        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+    few = f"{rounds} rounds are too few (at least {MIN_ROUNDS:,})" if rounds < MIN_ROUNDS else ""
+    if verdict := training.refusal(claim, setting, seeds, budgets, few, certain):
+        return replace(verdict, budget=text)
     every = {o: regrets[setting, o] for o in (*compared, AMSGRAD) if (setting, o) in regrets}
     evidence = judge(best, every, config)
     if not certain:
@@ -256,13 +251,13 @@ def _curves_panel(ax: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
         look = _look(name)
         rounds, mean = arm.rounds.to_numpy(), arm.average_regret.to_numpy()
         # a mean that is not positive has no place on this axis
-        ax.plot(rounds, np.where(mean > 0, mean, np.nan), color=look.colour, markevery=4,
-                linestyle=look.linestyle, linewidth=look.width, marker=look.marker, markersize=3.6,
-                markerfacecolor=_face(name), label=look.label, zorder=3 - 0.1 * look.width)  # fmt: skip
+        style.line(ax, rounds, np.where(mean > 0, mean, np.nan), look, marker=look.marker,
+                   markevery=4, markersize=3.6, markerfacecolor=_face(name), label=look.label)  # fmt: skip
         if (arm.n > 1).any():
             tiny = mean[mean > 0].min() / 10
-            ax.fill_between(rounds, np.maximum(arm.low, tiny), np.maximum(arm.high, tiny),
-                            color=look.colour, alpha=0.15, linewidth=0)  # fmt: skip
+            style.band(
+                ax, rounds, np.maximum(arm.low, tiny), np.maximum(arm.high, tiny), look, 0.15
+            )
     ax.set(xscale="log", yscale="log")
     rounds = np.array([part.rounds.min(), part.rounds.max()], dtype=float)
     positive = part.average_regret[part.average_regret > 0]

@@ -42,7 +42,7 @@ from scripts import judging, statistics
 from scripts.claims import REGRET_FALLS, REGRET_POWER
 from scripts.figures import style
 from scripts.figures.rosenbrock_noise import NEGLIGIBLE_EPS
-from scripts.figures.training import pick
+from scripts.figures.training import check_columns, fixed, pick
 from scripts.statistics import Comparison, Estimate
 
 Config = Mapping[str, Any]  # what `convex_regret.config` returns
@@ -102,10 +102,7 @@ class Arm:
         self.certain = rows.problem.iloc[0] == SEQUENCE
         self.tune = self.report if self.certain else tune
         self.x = float(rows[(rows.step == rows.step.max()) & (rows.phase == "report")].x.mean())
-        fixed = {name: float(rows[name].iloc[0]) for name in ("beta1", "beta2", "eps")}
-        if fixed["eps"] < NEGLIGIBLE_EPS:
-            fixed["eps"] = 0.0  # as good as none, and so equal to any other such
-        self.fixed = {name: value for name, value in fixed.items() if not math.isnan(value)}
+        self.fixed = fixed(rows, rows.optimizer.iloc[0], NEGLIGIBLE_EPS)
 
     def last(self, regrets: pd.DataFrame) -> pd.Series:
         return cast(pd.Series, regrets[self.rounds[-1]])
@@ -136,9 +133,7 @@ Regrets = dict[tuple[str, str], dict[float, Arm]]  # (setting, optimizer) -> lr 
 
 
 def arms_of(tidy: pd.DataFrame, config: Config) -> Regrets:
-    missing = [name for name in _NEEDED if name not in tidy]
-    if missing:
-        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+    check_columns(tidy, _NEEDED)
     # categories would multiply in groupby
     tidy = tidy.astype({name: str for name in ("optimizer", "run", "phase", "metric")})
     keys = [name for name in _NEEDED if name not in ("metric", "value")]

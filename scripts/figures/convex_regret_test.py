@@ -131,6 +131,11 @@ def test_few_rounds_a_missing_rival_and_damage_are_told():
     found, _ = verdicts(powers, rounds=[0, 10, 20, 40])
     assert {v.verdict for v in found.values()} == {INCONCLUSIVE}
     assert "40 rounds are too few" in found["sqrt", "least squares"].sentence
+    tidy = table(powers).query("seed < 3 or seed >= 1_000_000")
+    tidy["eps"] = tidy.eps.where(tidy.optimizer != "adam", 1.5e-4)
+    unfair = figure.verdicts(tidy, figure.tables(tidy, CONFIG), CONFIG)
+    (refused,) = (v.refused for v in unfair if v.claim == "convex_regret_advantage")
+    assert "eps differ" in refused and "3 report seeds are too few" in refused
     found, _ = verdicts({("least_squares", "laprop"): -0.9})
     assert "no runs of adam" in found["advantage", "least squares"].sentence
     with pytest.raises(ValueError, match="lacks the columns problem"):

@@ -19,14 +19,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, fractions, judging
+from scripts import fractions, judging
 from scripts.figures import hover, style, targets, training
 from scripts.figures.training import CHANCE, TRAINED, pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING, SUBJECT = "deep_fc_depth", "tuned", "laprop"
+EXPERIMENT, SETTING = "deep_fc_depth", "tuned"
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,39 +98,20 @@ def greatest_depths(report: pd.DataFrame, depths: Sequence[int]) -> pd.DataFrame
 
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
-    outcomes = training.final(tidy, "loss", ["depth"])
-    chosen, greatest = tables["tuning"], tables["greatest"]
+    outcomes, chosen = training.final(tidy, "loss", ["depth"]), tables["tuning"]
     tune = pick(outcomes, outcomes.phase == "tune").merge(chosen, how="inner")
-    tune_depth = greatest_depths(tune, config["depths"]).groupby("optimizer", observed=True)
-    found = []
-    for claim in claims.claims_of(EXPERIMENT):
-        every = [o for o in style.in_order(greatest.optimizer) if o != SUBJECT]
-        rivals = ["adam"] if claim.id.endswith("adam") else every
-        seeds = int(greatest.groupby("optimizer", observed=True).size().min())
-        compared = [SUBJECT, *rivals]
-        if missing := [o for o in compared if o not in set(greatest.optimizer)]:
-            found.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
-            continue
-        budgets = [training.budget(o, outcomes, chosen, config["steps"]) for o in compared]
-        if verdict := training.refusal(claim, SETTING, seeds, budgets):
-            found.append(verdict)
-            continue
-        depth = greatest.pivot(index="seed", columns="optimizer", values="depth")
-        gains = {rival: depth[SUBJECT] - depth[rival] for rival in rivals}
-        best = max(rivals, key=lambda rival: tune_depth.depth.mean()[rival])
-        labels = {o: style.mark(o).label for o in compared}
-        means = ", ".join(f"{labels[o]} {judging.number(depth[o].mean())}" for o in compared)
-        found.append(
-            judging.judge(
-                claim,
-                SETTING,
-                budget=fairness.budget_text(budgets),
-                sentence=f"Mean greatest depth that still trains within {config['steps']:,} steps at "
-                f"width {config['width']}: {means}.",
-                **training.lead(gains, best, "layers deeper than {}"),
-            )
-        )
-    return judging.settle(found)
+    report, tune = (
+        greatest.pivot(index="seed", columns="optimizer", values="depth")
+        for greatest in (tables["greatest"], greatest_depths(tune, config["depths"]))
+    )
+    steps = config["steps"]
+    return training.ahead(
+        EXPERIMENT, SETTING, report, tune,
+        {name: training.budget(name, outcomes, chosen, steps) for name in report},
+        unit="layers deeper than {}",
+        what=f"Mean greatest depth that still trains within {steps:,} steps at width {config['width']}",
+        text=judging.number,
+    )  # fmt: skip
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
@@ -175,11 +156,10 @@ def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str], depth: i
     for name in names:
         part = pick(curves, (curves.optimizer == name) & (curves.depth == depth))
         look = style.mark(name)
-        (line,) = ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                          linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
+        line = style.line(ax, part.step, part["median"], look)
         if len(part) and part["median"].iloc[-1] >= 2 * CHANCE:  # clipped
             hover.instead(line, f"{2 * CHANCE:.3g} or more at the end")
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_ylim(0, 1.35 * CHANCE)
     ax.set_xlabel("optimizer steps")
     ax.set_ylabel("training loss (nats)")

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from scripts import claims, fractions, judging, statistics
 from scripts.claims import STEP_ROUNDING
 from scripts.figures import hover, style
-from scripts.figures.training import pick
+from scripts.figures.training import check_columns, pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -87,9 +87,7 @@ Key = tuple[Any, ...]  # (optimizer, mu, nu), or the name alone of a run that st
 
 def _paths(tidy: pd.DataFrame) -> dict[Key, pd.DataFrame]:
     """(x, y) of each method: rows are steps, columns (metric, seed); inf from where one diverged."""
-    missing = [name for name in _NEEDED if name not in tidy]
-    if missing:
-        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+    check_columns(tidy, _NEEDED)
     names = ("optimizer", "run", "phase", "metric", "momentum_of")
     tidy = tidy.astype({name: str for name in names})
     for name in ("lr", "eps"):

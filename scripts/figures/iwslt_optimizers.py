@@ -17,14 +17,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts import claims, fairness, judging, statistics
+from scripts import statistics
 from scripts.figures import iwslt_warmup, style, targets, training
 from scripts.figures.training import pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING, SUBJECT = "iwslt_optimizers", "tuned", "laprop"
+EXPERIMENT, SETTING = "iwslt_optimizers", "tuned"
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,39 +81,19 @@ def _context_free(tidy: pd.DataFrame) -> float:
 
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
-    final, chosen = tables["final"], tables["tuning"]
-    every = iwslt_warmup.finals(iwslt_warmup.losses(tidy))
-    names = style.in_order(final.optimizer.astype(str))
-    rivals = [name for name in names if name != SUBJECT]
-    found = []
-    for claim in claims.claims_of(EXPERIMENT):
-        if SUBJECT not in names or not rivals:
-            reason = "LaProp and at least one other are needed"
-            found.append(judging.inconclusive(claim, SETTING, reason))
-            continue
-        seeds = int(final.groupby("optimizer", observed=True).size().min())
-        budgets = [training.budget(name, every, chosen, config["steps"]) for name in names]
-        if verdict := training.refusal(claim, SETTING, seeds, budgets):
-            found.append(verdict)
-            continue
-        evidence = _lowest(final, pick(every, every.phase == "tune").merge(chosen), rivals)
-        text = fairness.budget_text(budgets)
-        found.append(judging.judge(claim, SETTING, budget=text, **evidence))
-    return judging.settle(found)
-
-
-def _lowest(final: pd.DataFrame, tune: pd.DataFrame, rivals: Sequence[str]) -> dict[str, Any]:
-    """Is the subject's mean loss at the end below that of each rival?"""
-    wide = final.pivot(index="seed", columns="optimizer", values="value")
-    tuned = tune.groupby("optimizer", observed=True).value.mean()
-    best = min(rivals, key=lambda rival: tuned[rival])
-    gains = {rival: wide[rival] - wide[SUBJECT] for rival in rivals}
-    means = ", ".join(f"{style.mark(name).label} {wide[name].mean():.2f}"
-                      for name in [SUBJECT, *rivals])  # fmt: skip
-    return {
-        "sentence": f"Mean training loss at the end, bits per token: {means}.",
-        **training.lead(gains, best, "bits per token below {}"),
-    }
+    every, chosen = iwslt_warmup.finals(iwslt_warmup.losses(tidy)), tables["tuning"]
+    tune = pick(every, every.phase == "tune").merge(chosen)
+    report, tune = (
+        -ends.pivot(index="seed", columns="optimizer", values="value")
+        for ends in (tables["final"], tune)
+    )
+    return training.ahead(
+        EXPERIMENT, SETTING, report, tune,
+        {name: training.budget(name, every, chosen, config["steps"]) for name in report},
+        unit="bits per token below {}",
+        what="Mean training loss at the end, bits per token",
+        text=lambda score: f"{-score:.2f}",
+    )  # fmt: skip
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
@@ -157,9 +137,8 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
 def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         part, look = pick(curves, curves.optimizer == name).sort_values("step"), style.mark(name)
-        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.line(ax, part.step, part["median"], look)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_xlabel("optimizer steps")
 
 

@@ -161,7 +161,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 continue
             seeds = int(part.groupby(["optimizer", "warmup"], observed=True).size().min())
             budgets = [fairness.untuned(name, config["steps"], pick(part, part.optimizer == name).seed,
-                                        **_fixed(tidy, name)) for name in (SUBJECT, RIVAL)]  # fmt: skip
+                                        **training.fixed(tidy, name))
+                       for name in (SUBJECT, RIVAL)]  # fmt: skip
             if verdict := training.refusal(claim, setting, seeds, budgets):
                 found.append(verdict)
                 continue
@@ -172,12 +173,6 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
                 continue
             found.append(judging.judge(claim, setting, budget="not tuned", **judge(part)))
     return judging.settle(found)
-
-
-def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
-    """The hyper-parameters that must agree."""
-    mine = pick(tidy, tidy.optimizer == name).iloc[0]
-    return {key: float(mine[key]) for key in ("eps", "beta1", "beta2")}
 
 
 def _fails(part: pd.DataFrame) -> dict[str, Any]:
@@ -290,9 +285,8 @@ def _panel(
                 label=f"{look.label}, authors", zorder=2)  # fmt: skip
         mine = pick(cell, cell.optimizer == name).sort_values("step")
         x = unit * mine.step / config["whole"]
-        ax.plot(x, mine["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=4 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(x, mine.q1, mine.q3, color=look.colour, alpha=0.15, linewidth=0)
+        style.line(ax, x, mine["median"], look, zorder=4 - 0.1 * look.width)
+        style.band(ax, x, mine.q1, mine.q3, look, 0.15)
     ax.set_xlim(0, unit * done)
     low = 0.0 if done == 1 else np.nanmin([theirs.train_loss.min(), cell.q1.min()]) - 0.3
     ax.set_ylim(low, float(np.nanmax([11.0, cell.q3.max()])) + 0.3)

@@ -110,11 +110,10 @@ def draw_curve(ax: Axes, curve: pd.DataFrame, look: style.Mark, band: float = 0.
     """IQM with its interval, a band of opacity ``band``."""
     curve = curve.sort_values("agent_steps")
     x = curve.agent_steps.to_numpy()
-    ax.plot(x, curve.value, color=look.colour, linestyle=look.linestyle, linewidth=look.width,
-            marker=look.marker if len(x) < 15 else None, markersize=3.5,
-            zorder=3 - 0.1 * look.width)  # fmt: skip
+    style.line(ax, x, curve.value, look, marker=look.marker if len(x) < 15 else None,
+               markersize=3.5)  # fmt: skip
     if np.isfinite(curve[["low", "high"]].to_numpy()).all():
-        ax.fill_between(x, curve.low, curve.high, color=look.colour, alpha=band, linewidth=0)
+        style.band(ax, x, curve.low, curve.high, look, band)
 
 
 def draw_published(ax: Axes, optimizer: str, last: float) -> None:

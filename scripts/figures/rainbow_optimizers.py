@@ -18,8 +18,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scripts import claims, fairness, judging
-from scripts.figures import learning_curves, style, targets
-from scripts.figures.training import pick, refusal
+from scripts.fairness import Budget
+from scripts.figures import learning_curves, style, targets, training
+from scripts.figures.training import pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -63,14 +64,12 @@ def _steps_to_target(tidy: pd.DataFrame, whole: pd.DataFrame, config: Config) ->
         return pd.DataFrame(columns=targets.COLUMNS)
     rows = pick(tidy, (tidy.metric == "return") & (tidy.phase == "report"))
     dead = set(tidy.run[tidy.metric == "diverged_at"].astype(str))
-    arms = whole.groupby("optimizer", observed=True)
     return targets.table(
         targets.first_reached(rows, rows.value >= TARGETS[game], rows.run.astype(str).isin(dead)),
         problem="rainbow_optimizers",
         target=f"mean return of {config['games']} games of {game} at least {TARGETS[game]:g}",
         horizon=config["steps"],
-        budgets=[fairness.untuned(str(name), config["steps"], cell.seed, **_fixed(tidy, str(name)))
-                 for name, cell in arms],
+        budgets=_budgets(tidy, whole, config),
     )  # fmt: skip
 
 
@@ -79,9 +78,8 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     arms = {name: cell for (name,), cell in whole.groupby(list(BY), observed=True)}
     (claim,) = claims.claims_of(EXPERIMENT)
     setting = f"{config['game']}, lr {config['lr']:g}"
-    budgets = [fairness.untuned(name, config["steps"], cell.seed, **_fixed(tidy, name))
-               for name, cell in arms.items()]  # fmt: skip
-    if verdict := refusal(claim, setting, len(arms[SUBJECT]), budgets):
+    budgets = _budgets(tidy, whole, config)
+    if verdict := training.refusal(claim, setting, len(arms[SUBJECT]), budgets):
         return [verdict]
     others = {name: learning_curves.paired(arms[SUBJECT], cell)
               for name, cell in arms.items() if name != SUBJECT}  # fmt: skip
@@ -100,11 +98,12 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     return judging.settle([verdict])
 
 
-def _fixed(tidy: pd.DataFrame, name: str) -> dict[str, float]:
-    """The hyper-parameters that must agree where two optimizers both have them."""
-    mine = pick(tidy, tidy.optimizer == name).iloc[0]
-    return {key: float(mine[key]) for key in ("lr", "eps", "beta1", "beta2")
-            if key in tidy and pd.notna(mine[key])}  # fmt: skip
+def _budgets(tidy: pd.DataFrame, whole: pd.DataFrame, config: Config) -> list[Budget]:
+    names = ("lr", "beta1", "beta2", "eps")  # the lr is not tuned either
+    return [
+        fairness.untuned(name, config["steps"], arm.seed, **training.fixed(tidy, name, names=names))
+        for (name,), arm in whole.groupby(list(BY), observed=True)
+    ]
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
@@ -134,8 +133,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
         ax = fig.add_subplot(grid[1, 1])
         for name, look in zip(names, looks, strict=True):
             own = pick(profiles, profiles.optimizer == name)
-            ax.plot(own.level, own.fraction, color=look.colour, linestyle=look.linestyle,
-                    linewidth=look.width, drawstyle="steps-post", zorder=3 - 0.1 * look.width)  # fmt: skip
+            style.line(ax, own.level, own.fraction, look, drawstyle="steps-post")
         ax.set(xlabel="mean return τ", ylabel="fraction above τ", ylim=(-0.03, 1.05))
         ax.set_title("c  performance profiles", loc="left")
         fig.text(0.01, 0.012, _caption(curves, config), fontsize=7, va="bottom", linespacing=1.3)

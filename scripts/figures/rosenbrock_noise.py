@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from scripts import claims, fairness, fractions, grid, judging, statistics
 from scripts.claims import LARGE_NOISE, SMALL_NOISE, Claim
 from scripts.fairness import Budget
-from scripts.figures import style, targets
+from scripts.figures import style, targets, training
 from scripts.figures.rosenbrock_evidence import Arms, alike, fastest, still_converges
 from scripts.figures.rosenbrock_paths import panels
-from scripts.figures.training import pick
+from scripts.figures.training import check_columns, pick
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -46,7 +46,6 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
 
     ``steps`` is the horizon of the setting "common", ``tuning_steps`` that of "tuned".
     """
-    optimizers = [name for sweep in values["sweeps"].values() for name in sweep["optimizer"]]
     return {
         "scale": values["scale"],
         "steps": values["steps"],
@@ -55,7 +54,7 @@ def config(values: Mapping[str, Any]) -> dict[str, Any]:
         "sigmas": values["task"]["sigma"],
         "path_sigmas": values["path_sigma"],
         "common_lr": values["common_lr"],
-        "optimizers": style.in_order(optimizers),
+        "optimizers": style.in_order(targets.optimizers_of(values)),
     }
 
 
@@ -127,9 +126,7 @@ def _steps_to_target(outcomes: pd.DataFrame, tuning: pd.DataFrame, config: Confi
 
 def _outcomes(tidy: pd.DataFrame, config: Config) -> pd.DataFrame:
     """One row per optimizer, lr, phase, sigma and seed with its steps to the target (or NaN)."""
-    missing = [name for name in _NEEDED if name not in tidy]
-    if missing:
-        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
+    check_columns(tidy, _NEEDED)
     # categories would multiply in groupby and refuse to be mapped
     tidy = tidy.astype({name: str for name in ("optimizer", "run", "phase", "metric")})
     paths = set(tidy.run[tidy.metric.isin(["x", "y"])])
@@ -281,30 +278,24 @@ def _verdict(
                 arms[optimizer, sigma, phase] = cell.set_index("seed").steps
                 runs[optimizer] = cell
     budgets = [_budget(o, setting, sigmas, arms, runs[o], tuning, config) for o in compared]
-    text, n = fairness.budget_text(budgets), min(len(b.report_seeds) for b in budgets)
-    if n < statistics.MIN_SEEDS:
-        return judging.inconclusive(claim, setting, judging.few_seeds(n), n=n, budget=text)
-    if refusal := fairness.gate(budgets):
-        return judging.inconclusive(claim, setting, refusal, n=n, budget=text, refused=True)
+    seeds = min(len(budget.report_seeds) for budget in budgets)
+    if verdict := training.refusal(claim, setting, seeds, budgets):
+        return verdict
     labels = {o: style.mark(o).label for o in compared}
     horizon = _horizon(setting, config)
     evidence = judge(arms, labels, sigmas, horizon)
-    return judging.judge(claim, setting, budget=text, **evidence)
+    return judging.judge(claim, setting, budget=fairness.budget_text(budgets), **evidence)
 
 
 def _budget(
     optimizer: str, setting: str, sigmas: Sequence[float], arms: Arms, runs: pd.DataFrame,
     tuning: pd.DataFrame, config: Config,
 ) -> Budget:  # fmt: skip
-    names = [name for name in ("beta1", "beta2", "eps") if name in runs]
-    fixed = {name: float(runs[name].iloc[0]) for name in names}
-    if fixed.get("eps", 1.0) < NEGLIGIBLE_EPS:
-        fixed["eps"] = 0.0  # as good as none, and so equal to any other such
     budget = Budget(
         optimizer=optimizer, trials=1, tuning_seeds=(), knobs=(),
         steps=_horizon(setting, config),
         report_seeds=tuple(int(s) for s in arms[optimizer, sigmas[0], "report"].index),
-        fixed={name: value for name, value in fixed.items() if not np.isnan(value)},
+        fixed=training.fixed(runs, optimizer, NEGLIGIBLE_EPS),
     )  # fmt: skip
     if setting == "common":
         return budget

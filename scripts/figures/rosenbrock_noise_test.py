@@ -241,6 +241,9 @@ def test_smoke_scale_says_so_and_still_draws() -> None:
     assert {v.verdict for v in got.values()} == {"inconclusive"}
     assert "3 report seeds are too few" in got["fastest_of_all", "tuned"].sentence
     assert "no noise level" in got["alike_at_small_noise", "common"].sentence
+    unfair = small.assign(eps=small.eps.where(small.optimizer != "adam", 1.5e-4))
+    refused = verdicts(unfair, config)["fastest_of_all", "tuned"].refused
+    assert "eps differ" in refused and "3 report seeds are too few" in refused
     drawn = figure.draw(small, figure.tables(small, config), config)
     assert any("Scale smoke: n = 3 seeds" in text.get_text() for text in drawn.texts)
 

@@ -144,6 +144,20 @@ def level_axis(ax: Axes, levels: Sequence[float]) -> None:
     ax.set_xticks(levels, [f"{level:g}" for level in levels])
 
 
+def line(ax: Axes, x: Any, y: Any, look: Mark, **more: Any) -> Line2D:
+    """An optimizer's line; a thick one runs below the others."""
+    (drawn,) = ax.plot(x, y, color=look.colour, linestyle=look.linestyle, linewidth=look.width,
+                       **{"zorder": 3 - 0.1 * look.width, **more})  # fmt: skip
+    return drawn
+
+
+def band(
+    ax: Axes, x: Any, low: Any, high: Any, look: Mark, opacity: float = 0.13, **more: Any
+) -> None:
+    """What belongs to an optimizer's line: quartiles, or an interval."""
+    ax.fill_between(x, low, high, color=look.colour, alpha=opacity, linewidth=0, **more)
+
+
 def intervals(
     ax: Axes, x: Any, value: Any, low: Any, high: Any, look: Mark, ceiling: float = math.inf,
     beyond_it: str = "beyond", floor: float = -math.inf,
@@ -157,13 +171,12 @@ def intervals(
     x, value, low, high = (np.asarray(column, dtype=float) for column in (x, value, low, high))
     beyond = ~(value <= ceiling)
     known = np.where(beyond, np.nan, np.maximum(value, floor))
-    # a thick line runs below the others' marks
-    drawn = {"color": look.colour, "marker": look.marker, "zorder": 3 - 0.1 * look.width}
     below = value < floor
-    ax.plot(x, known, linestyle=look.linestyle, linewidth=look.width,
-            markevery=np.flatnonzero(~below).tolist() if below.any() else None, **drawn)  # fmt: skip
+    line(ax, x, known, look, marker=look.marker,
+         markevery=np.flatnonzero(~below).tolist() if below.any() else None)  # fmt: skip
     if below.any():
-        (marks,) = ax.plot(x[below], known[below], linestyle="none", **drawn)
+        alone = look._replace(linestyle="none")
+        marks = line(ax, x[below], known[below], alone, marker=look.marker)
         hover.instead(marks, f"below {floor:g}")
     bottom, top = np.clip(low, floor, ceiling), np.clip(high, floor, ceiling)
     ax.vlines(x, bottom, top, color=look.colour, linewidth=0.9, zorder=2)

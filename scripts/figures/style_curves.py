@@ -22,15 +22,14 @@ from PIL import Image
 
 from runners import record
 from runners.config import ConfigError
-from scripts import claims, fairness, judging
 from scripts.figures import style, targets, training
-from scripts.figures.training import KEY, pick
+from scripts.figures.training import KEY, pick, seeds_of
 from scripts.judging import Verdict
 from tasks.style_transfer import pictures
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING, SUBJECT = "style_curves", "tuned", "laprop"
+EXPERIMENT, SETTING = "style_curves", "tuned"
 LEARNED = 0.0  # log10 of the loss over that at the start: below it the picture got better
 
 
@@ -113,35 +112,19 @@ def _quartiles(column: str) -> dict[str, Any]:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict]:
     found, chosen = outcomes(tidy), tables["tuning"]
-    wide = training.reported(found, chosen).pivot(index="seed", columns="optimizer", values="value")
-    tuned = pick(found, found.phase == "tune").merge(chosen, how="inner")
-    tuned = dict(tuned.groupby("optimizer", observed=True)["value"].mean())
-    every = [name for name in style.in_order(wide.columns) if name != SUBJECT]
-    settled = []
-    for claim in claims.claims_of(EXPERIMENT):
-        rivals = ["adam"] if claim.id.endswith("adam") else every
-        compared = [SUBJECT, *rivals]
-        if missing := [name for name in compared if name not in wide]:
-            settled.append(judging.inconclusive(claim, SETTING, f"no runs of {', '.join(missing)}"))
-            continue
-        budgets = [training.budget(name, found, chosen, config["steps"]) for name in compared]
-        if verdict := training.refusal(claim, SETTING, len(wide), budgets):
-            settled.append(verdict)
-            continue
-        best = min(rivals, key=lambda name: tuned[name])
-        gains = {name: wide[name] - wide[SUBJECT] for name in rivals}
-        told = ", ".join(f"{style.mark(o).label} {10 ** wide[o].mean():.3g}" for o in compared)
-        settled.append(
-            judging.judge(
-                claim,
-                SETTING,
-                budget=fairness.budget_text(budgets),
-                sentence=f"Loss after {config['steps']:,} steps over that at the start, geometric "
-                f"means: {told}.",
-                **training.lead(gains, best, "powers of ten below {}'s loss"),
-            )
-        )
-    return judging.settle(settled)
+    each = found.merge(chosen, how="inner")
+    report, tune = (
+        -pick(each, each.phase == phase).pivot(index="seed", columns="optimizer", values="value")
+        for phase in ("report", "tune")
+    )
+    steps = config["steps"]
+    return training.ahead(
+        EXPERIMENT, SETTING, report, tune,
+        {name: training.budget(name, found, chosen, steps) for name in report},
+        unit="powers of ten below {}'s loss",
+        what=f"Loss after {steps:,} steps over that at the start, geometric means",
+        text=lambda score: f"{10**-score:.3g}",
+    )  # fmt: skip
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
@@ -166,7 +149,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             ax.set_title(title, fontsize=7.5, pad=2)
         fig.text(0.01, 0.42, "c  content, style, and the final picture of the first report seed",
                  fontsize=9)  # fmt: skip
-        n, tuning = len(set(seeds(tidy, "report"))), len(set(seeds(tidy, "tune")))
+        n, tuning = len(seeds_of(tidy, "report")), len(seeds_of(tidy, "tune"))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
             (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} (the noise a picture starts from), "
@@ -179,10 +162,6 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
     return fig
 
 
-def seeds(tidy: pd.DataFrame, phase: str) -> list[int]:
-    return sorted(int(seed) for seed in tidy[tidy.phase == phase].seed.unique())
-
-
 def finals(
     tidy: pd.DataFrame, chosen: pd.DataFrame, by: Sequence[str], runs: Path
 ) -> dict[Any, Image.Image]:
@@ -190,7 +169,7 @@ def finals(
 
     Raises ConfigError where a run's picture is no longer in its folder.
     """
-    first = pick(tidy, (tidy.phase == "report") & (tidy.seed == min(seeds(tidy, "report"))))
+    first = pick(tidy, (tidy.phase == "report") & (tidy.seed == seeds_of(tidy, "report")[0]))
     found = first.drop_duplicates(["run", "replica"]).merge(chosen, how="inner")
     images = {}
     for row in found.sort_values(list(by)).itertuples():
@@ -219,9 +198,8 @@ def show(ax: Axes, image: Image.Image) -> None:
 def _curves_panel(ax: Axes, curves: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         part, look = pick(curves, curves.optimizer == name), style.mark(name)
-        ax.plot(part.step, part["median"], color=look.colour, linestyle=look.linestyle,
-                linewidth=look.width, zorder=3 - 0.1 * look.width)  # fmt: skip
-        ax.fill_between(part.step, part.q1, part.q3, color=look.colour, alpha=0.13, linewidth=0)
+        style.line(ax, part.step, part["median"], look)
+        style.band(ax, part.step, part.q1, part.q3, look)
     ax.set_yscale("log")
     ax.set_title("a  at the chosen learning rates", loc="left")
     ax.set_xlabel("optimizer steps")

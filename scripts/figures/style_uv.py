@@ -22,8 +22,8 @@ from PIL import Image
 from scripts import claims, fairness, judging, statistics
 from scripts.figures import style, style_curves, training
 from scripts.figures.plane import panels
-from scripts.figures.style_curves import finals, outcomes, seeds, show
-from scripts.figures.training import pick
+from scripts.figures.style_curves import finals, outcomes, show
+from scripts.figures.training import pick, seeds_of
 from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
@@ -136,7 +136,7 @@ def draw(tidy: pd.DataFrame, tables: Tables, config: Config) -> Figure:
             fig.text(left, 0.5, f"{'cd'[place]}  {style.mark(name).label}: the pictures",
                      fontsize=9)  # fmt: skip
             _pictures_panel(fig, images, name, us, vs, left, left + 0.385)
-        n, tuning = len(seeds(tidy, "report")), len(seeds(tidy, "tune"))
+        n, tuning = len(seeds_of(tidy, "report")), len(seeds_of(tidy, "tune"))
         lrs = ", ".join(f"{lr:g}" for lr in sorted(tidy.lr.unique()))
         fig.text(0.01, 0.012, "\n".join([
             (f"Scale {config['scale']}: n = {style.counted(n, 'seed')} a cell, {config['steps']:,} steps, "

@@ -5,7 +5,7 @@
 # pyright: reportGeneralTypeIssues=false
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from scripts import claims, fairness, grid, judging, statistics
 from scripts.fairness import Budget
 from scripts.figures import style
 
+SUBJECT = "laprop"
 CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
 # A net trains if its loss falls clearly below that; one that diverges is as good as a guess.
@@ -24,6 +25,12 @@ KEY = ["run", "optimizer", "lr", "beta1", "beta2", "eps", "phase", "seed", "repl
 
 def pick(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
     return cast(pd.DataFrame, frame[np.asarray(mask, dtype=bool)])
+
+
+def check_columns(tidy: pd.DataFrame, needed: Sequence[str]) -> None:
+    """Raises ValueError where ``tidy`` lacks one that is needed."""
+    if missing := [name for name in needed if name not in tidy]:
+        raise ValueError(f"the tidy table lacks the columns {', '.join(missing)}")
 
 
 def curves(tidy: pd.DataFrame, metric: str, extra: Sequence[str] = ()) -> pd.DataFrame:
@@ -82,27 +89,32 @@ def seeds_of(outcomes: pd.DataFrame, phase: str) -> tuple[int, ...]:
     return tuple(sorted(int(seed) for seed in outcomes[outcomes.phase == phase].seed.unique()))
 
 
+def fixed(
+    tidy: pd.DataFrame, optimizer: str, negligible_eps: float = 0.0,
+    names: Sequence[str] = ("beta1", "beta2", "eps"),
+) -> dict[str, float]:  # fmt: skip
+    """For the fairness gate: those of ``names`` that ``optimizer`` has and that never vary.
+
+    An eps below ``negligible_eps`` is as good as none, and so equal to any other such.
+    """
+    mine, found = pick(tidy, tidy.optimizer == optimizer), {}
+    for name in names:
+        values = mine[name].dropna().unique() if name in mine else []
+        if len(values) == 1:  # what varies is not fixed
+            small = name == "eps" and values[0] < negligible_eps
+            found[name] = 0.0 if small else float(values[0])
+    return found
+
+
 def budget(optimizer: str, outcomes: pd.DataFrame, chosen: pd.DataFrame, steps: int) -> Budget:
     """What tuning cost ``optimizer``, for the fairness gate."""
     mine = pick(outcomes, outcomes.optimizer == optimizer)
     edges = pick(chosen, (chosen.optimizer == optimizer) & chosen.on_edge)
-    fixed = {
-        name: float(mine[name].iloc[0])
-        for name in ("beta1", "beta2", "eps")
-        if name in mine and mine[name].nunique() == 1
-    }  # what varies is not fixed
     return Budget(
         optimizer=optimizer, trials=mine.lr.nunique(), tuning_seeds=seeds_of(mine, "tune"),
-        knobs=("lr",), steps=steps, report_seeds=seeds_of(mine, "report"),
-        fixed={name: value for name, value in fixed.items() if not math.isnan(value)},
+        knobs=("lr",), steps=steps, report_seeds=seeds_of(mine, "report"), fixed=fixed(mine, optimizer),
         on_edge=tuple(f"lr {lr:g}" for lr in sorted(edges.lr.unique())),
     )  # fmt: skip
-
-
-def eps_of(tidy: pd.DataFrame, negligible: float = 0.0) -> dict[str, float]:
-    """The eps of each optimizer that has one; below ``negligible`` it is as good as 0."""
-    found = tidy.dropna(subset="eps").groupby("optimizer", observed=True).eps.first()
-    return {str(name): 0.0 if eps < negligible else float(eps) for name, eps in found.items()}
 
 
 def stand_in(values: Any) -> str:
@@ -113,14 +125,16 @@ def stand_in(values: Any) -> str:
 
 
 def refusal(
-    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget], more: str = ""
-) -> judging.Verdict | None:
+    claim: claims.Claim, setting: str, seeds: int, budgets: Sequence[Budget], more: str = "",
+    certain: bool = False,
+) -> judging.Verdict | None:  # fmt: skip
     """The verdict where the chances were not equal, or a ranking lacks something: ``more``, seeds.
 
-    All that stands against a ranking is named, so that who mends it need not ask twice.
+    All that stands against a ranking is named, so that who mends it need not ask twice. Where
+    nothing is random (``certain``), one seed is enough.
     """
-    unequal = fairness.gate(budgets)
-    lacking = more, judging.few_seeds(seeds) if seeds < statistics.MIN_SEEDS else ""
+    unequal, few = fairness.gate(budgets), seeds < statistics.MIN_SEEDS and not certain
+    lacking = more, judging.few_seeds(seeds) if few else ""
     if not (reasons := [reason for reason in (unequal, *lacking) if reason]):
         return None
     return judging.inconclusive(claim, setting, "; ".join(reasons), n=seeds, refused=bool(unequal),
@@ -148,3 +162,45 @@ def lead(gains: Mapping[str, pd.Series], best: str, unit: str) -> dict[str, Any]
         "effect": ahead[decides],
         "effect_unit": unit.format(style.mark(decides).label),
     }
+
+
+def ahead(
+    experiment: str, setting: str, report: pd.DataFrame, tune: pd.DataFrame,
+    budgets: Mapping[str, Budget], *, unit: str, what: str, text: Callable[[float], str],
+) -> list[judging.Verdict]:  # fmt: skip
+    """LaProp is ahead of Adam, or of all others: the verdict on each claim of ``experiment``.
+
+    Args:
+        report, tune: the score of each seed (row) and optimizer (column), the larger the better.
+        budgets: by optimizer.
+        unit: as for `lead`.
+        what, text: what the mean scores are, and each of them, in words.
+    """
+    others = [name for name in style.in_order(report.columns) if name != SUBJECT]
+    found = []
+    for claim in claims.claims_of(experiment):
+        rivals = ["adam"] if claim.id.endswith("adam") else others
+        compared = [SUBJECT, *rivals]
+        missing = [name for name in compared if name not in report]
+        if missing or not rivals:
+            reason = f"no runs of {', '.join(missing) or 'any other optimizer'}"
+            found.append(judging.inconclusive(claim, setting, reason))
+            continue
+        given = [budgets[name] for name in compared]
+        seeds = int(report[compared].count().min())
+        if verdict := refusal(claim, setting, seeds, given):
+            found.append(verdict)
+            continue
+        best = max(rivals, key=lambda rival: tune[rival].mean())
+        gains = {rival: report[SUBJECT] - report[rival] for rival in rivals}
+        means = ", ".join(f"{style.mark(o).label} {text(report[o].mean())}" for o in compared)
+        found.append(
+            judging.judge(
+                claim,
+                setting,
+                budget=fairness.budget_text(given),
+                sentence=f"{what}: {means}.",
+                **lead(gains, best, unit),
+            )
+        )
+    return judging.settle(found)

@@ -64,14 +64,14 @@ def tables(outcomes: pd.DataFrame) -> Tables:
 
 def verdicts(
     experiment: str, outcomes: pd.DataFrame, tables: Tables, steps: int, unit: str,
-    eps: Mapping[str, float],
+    fixed: Mapping[str, Mapping[str, float]],
 ) -> list[Verdict]:  # fmt: skip
-    """Whether LaProp is ahead of Adam, with a few trials and with half of them; ``eps`` of each, 0
-    where it is too small to matter."""
+    """Whether LaProp is ahead of Adam, with a few trials and with half of them; ``fixed``: what is
+    not tuned of each."""
     tune, report = _arms(outcomes, (SUBJECT, RIVAL))
     budgets = _budgets(len(tune[SUBJECT]))
     means, draws = tuning.curves(tune, report, budgets)
-    given = [_budget(name, outcomes, steps, eps[name]) for name in (SUBJECT, RIVAL)]
+    given = [_budget(name, outcomes, steps, fixed[name]) for name in (SUBJECT, RIVAL)]
     labels = [style.mark(name).label for name in (SUBJECT, RIVAL)]
     found = []
     for claim in claims.claims_of(experiment):
@@ -114,7 +114,7 @@ def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note:
         for name in names:
             look = style.mark(name)
             part = pick(curve, curve.optimizer == name)
-            left.fill_between(part.k, part.low, part.high, color=look.colour, alpha=0.12, lw=0)
+            style.band(left, part.k, part.low, part.high, look, 0.12)
             _line(left, part.k, part.expected, look)
             ranked = np.sort(pick(trials, trials.optimizer == name).report)
             _line(right, np.arange(1, len(ranked) + 1), ranked, look)
@@ -136,9 +136,7 @@ def draw(tables: Tables, config: Mapping[str, Any], title: str, unit: str, note:
 
 
 def _line(ax: Axes, x: Any, y: Any, look: style.Mark) -> None:
-    ax.plot(x, y, color=look.colour, linestyle=look.linestyle, marker=look.marker, markersize=3,
-            markevery=max(1, len(x) // 8), linewidth=look.width,
-            zorder=3 - 0.1 * look.width)  # fmt: skip
+    style.line(ax, x, y, look, marker=look.marker, markersize=3, markevery=max(1, len(x) // 8))
 
 
 def _arms(outcomes: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,12 +159,12 @@ def _budgets(trials: int) -> list[int]:
     return list(range(1, max(1, trials // 2) + 1))
 
 
-def _budget(name: str, outcomes: pd.DataFrame, steps: int, eps: float) -> Budget:
+def _budget(name: str, outcomes: pd.DataFrame, steps: int, fixed: Mapping[str, float]) -> Budget:
     mine = pick(outcomes, outcomes.optimizer == name)
     return Budget(
         optimizer=name, trials=len(mine[POINT].drop_duplicates()), knobs=("lr", "μ", "ν"),
         tuning_seeds=training.seeds_of(mine, "tune"), steps=steps,
-        report_seeds=training.seeds_of(mine, "report"), fixed={"eps": eps},
+        report_seeds=training.seeds_of(mine, "report"), fixed=fixed,
     )  # fmt: skip
 
 

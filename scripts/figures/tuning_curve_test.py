@@ -25,7 +25,8 @@ def outcomes(level):
 def verdicts(level, eps=EPS):
     found = outcomes(level)
     tables = tuning_curve.tables(found)
-    got = tuning_curve.verdicts("tuning_rosenbrock", found, tables, 100, "steps", eps)
+    fixed = {name: {"eps": value} for name, value in eps.items()}
+    got = tuning_curve.verdicts("tuning_rosenbrock", found, tables, 100, "steps", fixed)
     return {v.claim.removeprefix("tuning_rosenbrock_"): v for v in got}
 
 
@@ -66,5 +67,5 @@ def test_another_eps_is_refused_unless_it_is_as_good_as_none():
     tidy = pd.DataFrame(
         {"optimizer": ["laprop", "adam", "signsgd"], "eps": [1e-15, 1e-8, math.nan]}
     )
-    assert training.eps_of(tidy, 1e-6) == {"laprop": 0, "adam": 0}
-    assert training.eps_of(tidy) == {"laprop": 1e-15, "adam": 1e-8}
+    assert training.fixed(tidy, "laprop", 1e-6) == training.fixed(tidy, "adam", 1e-6) == {"eps": 0}
+    assert training.fixed(tidy, "adam") == {"eps": 1e-8} and training.fixed(tidy, "signsgd") == {}

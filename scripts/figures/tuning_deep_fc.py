@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scripts.figures import training, tuning_curve
-from scripts.figures.tuning_curve import Tables
+from scripts.figures.tuning_curve import RIVAL, SUBJECT, Tables
 from scripts.judging import Verdict
 
 EXPERIMENT, UNIT = "tuning_deep_fc", "training loss (nats)"
@@ -30,8 +30,8 @@ def tables(tidy: pd.DataFrame, config: Mapping[str, Any]) -> Tables:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> list[Verdict]:
     outcomes = training.final(tidy, "loss")
-    eps = training.eps_of(tidy)
-    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, eps)
+    fixed = {name: training.fixed(tidy, name) for name in (SUBJECT, RIVAL)}
+    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, fixed)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:

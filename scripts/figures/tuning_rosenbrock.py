@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scripts.figures import training, tuning_curve
 from scripts.figures.rosenbrock_noise import NEGLIGIBLE_EPS
 from scripts.figures.training import pick
-from scripts.figures.tuning_curve import POINT, Tables
+from scripts.figures.tuning_curve import POINT, RIVAL, SUBJECT, Tables
 from scripts.judging import Verdict
 
 EXPERIMENT, UNIT = "tuning_rosenbrock", "steps to the minimum"
@@ -33,8 +33,8 @@ def tables(tidy: pd.DataFrame, config: Mapping[str, Any]) -> Tables:
 
 def verdicts(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> list[Verdict]:
     outcomes = _outcomes(tidy, config)
-    eps = training.eps_of(tidy, NEGLIGIBLE_EPS)
-    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, eps)
+    fixed = {name: training.fixed(tidy, name, NEGLIGIBLE_EPS) for name in (SUBJECT, RIVAL)}
+    return tuning_curve.verdicts(EXPERIMENT, outcomes, tables, config["steps"], UNIT, fixed)
 
 
 def draw(tidy: pd.DataFrame, tables: Tables, config: Mapping[str, Any]) -> Figure:

@@ -21,7 +21,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 
 from tasks.rainbow import environment
+from tasks.rainbow.arguments import Beta, Epsilon, check
 from tasks.rainbow.elsewhere import Elsewhere
 from tasks.rainbow.evaluation import Evaluation
 from tasks.rainbow.frame_log import FrameLog
@@ -37,7 +37,7 @@ from tasks.rainbow.memory import available_bytes
 from tasks.rainbow.network import Network
 from tasks.rainbow.random_rows import Rows, factor_noise, uniform
 from tasks.rainbow.replay import SLOT_BYTES, Replay
-from tasks.task import Stopped, Task, check_counts, check_flags, check_numbers, check_texts
+from tasks.task import Stopped, Task
 
 SMOOTHING = 0.01  # of the reported loss
 SECONDS_BETWEEN_LINES = 10.0
@@ -118,39 +118,20 @@ class Rainbow(Task):
         video: bool = False,
     ) -> None:
         super().__init__()
-        if len(seeds) != 1:
-            raise ValueError(f"seeds={list(seeds)}: rainbow runs one seed at a time; sweep `seed`")
-        check_texts(game=game)
-        check_flags(
-            life_is_episode=life_is_episode, clip_rewards=clip_rewards, double=double,
-            dueling=dueling, noisy=noisy, prioritized=prioritized, video=video,
-            normalise_weights=normalise_weights, distributional=distributional,
+        check(
+            seeds=seeds, game=game, sticky=sticky, life_is_episode=life_is_episode,
+            clip_rewards=clip_rewards, batch=batch, capacity=capacity,
+            learning_starts=learning_starts, train_every=train_every, target_every=target_every,
+            gamma=gamma, n_step=n_step, double=double, dueling=dueling, noisy=noisy, sigma=sigma,
+            noise_every=noise_every, prioritized=prioritized, alpha=alpha, beta=beta,
+            beta_steps=beta_steps, greatest_decay=greatest_decay,
+            normalise_weights=normalise_weights, distributional=distributional, atoms=atoms,
+            v_min=v_min, v_max=v_max, epsilon=epsilon, epsilon_end=epsilon_end,
+            epsilon_decay=epsilon_decay, eval_games=eval_games, eval_most_steps=eval_most_steps,
+            overlap=overlap, video=video,
         )  # fmt: skip
-        if overlap is not None and not isinstance(overlap, bool):
-            raise ValueError(f"overlap={overlap}: true, false or null expected")
-        check_counts(
-            1, batch=batch, train_every=train_every, target_every=target_every, n_step=n_step,
-            noise_every=noise_every, beta_steps=beta_steps, eval_games=eval_games,
-            eval_most_steps=eval_most_steps,
-        )  # fmt: skip
-        check_counts(2, atoms=atoms)
-        check_counts(n_step + 2 * environment.STACK, capacity=capacity)
-        check_counts(n_step, learning_starts=learning_starts)
-        check_numbers(
-            "a number from 0 to 1", lambda x: 0 <= x <= 1, gamma=gamma, alpha=alpha, beta=beta,
-            greatest_decay=greatest_decay, epsilon=epsilon, epsilon_end=epsilon_end,
-        )  # fmt: skip
-        if sticky is not None:
-            check_numbers("a number in [0, 1), or null,", lambda x: 0 <= x < 1, sticky=sticky)
-        check_numbers(
-            "a positive number", lambda x: x > 0, sigma=sigma, epsilon_decay=epsilon_decay
-        )
-        check_numbers("a finite number", math.isfinite, v_min=v_min, v_max=v_max)
-        if not v_min < v_max:
-            raise ValueError(f"v_min={v_min}: less than v_max={v_max} expected")
         (seed,) = seeds
         self.replicas = [{"seed": seed}]
-        self.folder: Path | None = None  # set by the runner: where frames are kept for checkpoints
         self._playing_settings = {
             "game": game, "seed": seed, "purpose": "play", "sticky": sticky,
             "life_is_episode": life_is_episode, "clip_rewards": clip_rewards,
@@ -167,20 +148,11 @@ class Rainbow(Task):
             "alpha": alpha if prioritized else 0.0, "decay": greatest_decay,
             "normalise": normalise_weights,
         }  # fmt: skip
-        self._beta = (beta, beta_steps)
-        self._epsilon = (epsilon, epsilon_end, epsilon_decay)
-
-        with torch.random.fork_rng(devices=[]):  # weights by the seed, and nothing else moves
-            torch.manual_seed(seed)
-            self.online = Network(
-                self._playing.shape, self._playing.stack, self._playing.actions,
-                atoms if distributional else 1, dueling=dueling, noisy=sigma if noisy else None,
-            )  # fmt: skip
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
-        support = torch.linspace(v_min, v_max, atoms) if distributional else torch.zeros(1)
-        self.register_buffer("support", support, persistent=False)
-
+        self._beta = Beta(beta, beta_steps)
+        self._epsilon = Epsilon(epsilon, epsilon_end, epsilon_decay)
         self._seed = seed
+        support = torch.linspace(v_min, v_max, atoms) if distributional else torch.zeros(1)
+        self._make_networks(support, dueling, sigma if noisy else None)
         self._exploration = Rows(seed, "exploration", uniform(2), 1024)
         self._fractions = Rows(seed, "replay", uniform(batch), 256)
         self._noise: tuple[torch.device, Rows, Rows] | None = None
@@ -193,6 +165,16 @@ class Rainbow(Task):
         self._replay: Replay | None = None
         self._learner: Learner | None = None
         self._update: Update | None = None
+
+    def _make_networks(self, support: Tensor, dueling: bool, sigma: float | None) -> None:
+        with torch.random.fork_rng(devices=[]):  # weights by the seed, and nothing else moves
+            torch.manual_seed(self._seed)
+            self.online = Network(
+                self._playing.shape, self._playing.stack, self._playing.actions, len(support),
+                dueling=dueling, noisy=sigma,
+            )  # fmt: skip
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.register_buffer("support", support, persistent=False)
 
     # ------------------------------------------------------------ the contract
 
@@ -292,10 +274,8 @@ class Rainbow(Task):
             self.target.load_state_dict(self.online.state_dict())
             self._learner.refresh_target()
         self.agent_steps += 1
-        start, end, decay = self._epsilon
-        epsilon = end + (start - end) * math.exp(-self.agent_steps / decay)
         chance, which = self._exploration(self.agent_steps).tolist()
-        if chance < epsilon:
+        if chance < self._epsilon(self.agent_steps):
             return int(which * self._playing.actions)
         observation, number = self._replay.observation(), self._noise_number()
         noise = self._noise_rows()[0](number)
@@ -311,8 +291,7 @@ class Rainbow(Task):
     def _draw(self) -> Update:
         assert self._replay is not None and self._learner is not None
         self._replay.flush()
-        start, over = self._beta
-        beta = min(1.0, start + (1 - start) * self.agent_steps / over)
+        beta = self._beta(self.agent_steps)
         (noise, target_noise), number = self._noise_rows(), self._noise_number()
         return self._learner.update(
             self._fractions(self.updates), self._replay.size, beta, noise(number), number,
