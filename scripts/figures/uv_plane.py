@@ -70,7 +70,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
             continue
         cells = part[["beta1", "beta2"]].drop_duplicates().shape[0]
         worst = part.groupby(["optimizer", "beta1", "beta2"], observed=True)["value"].median()
-        worst = worst.groupby("optimizer", observed=True).max()
+        worst = worst.groupby("optimizer", observed=True).max().to_dict()
         where = "μ > √ν" if beyond else "μ ≤ √ν"
         few = ""
         if beyond:

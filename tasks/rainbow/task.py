@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from tasks.rainbow import environment
-from tasks.rainbow.arguments import Beta, Epsilon, check
 from tasks.rainbow.elsewhere import Elsewhere
 from tasks.rainbow.evaluation import Evaluation
 from tasks.rainbow.frame_log import FrameLog
@@ -37,7 +36,8 @@ from tasks.rainbow.memory import available_bytes
 from tasks.rainbow.network import Network
 from tasks.rainbow.random_rows import Rows, factor_noise, uniform
 from tasks.rainbow.replay import SLOT_BYTES, Replay
-from tasks.task import Stopped, Task
+from tasks.rainbow.schedules import Beta, Epsilon
+from tasks.task import Stopped, Task, check_counts, check_flags, check_numbers, check_texts
 
 SMOOTHING = 0.01  # of the reported loss
 SECONDS_BETWEEN_LINES = 10.0
@@ -118,18 +118,36 @@ class Rainbow(Task):
         video: bool = False,
     ) -> None:
         super().__init__()
-        check(
-            seeds=seeds, game=game, sticky=sticky, life_is_episode=life_is_episode,
-            clip_rewards=clip_rewards, batch=batch, capacity=capacity,
-            learning_starts=learning_starts, train_every=train_every, target_every=target_every,
-            gamma=gamma, n_step=n_step, double=double, dueling=dueling, noisy=noisy, sigma=sigma,
-            noise_every=noise_every, prioritized=prioritized, alpha=alpha, beta=beta,
-            beta_steps=beta_steps, greatest_decay=greatest_decay,
-            normalise_weights=normalise_weights, distributional=distributional, atoms=atoms,
-            v_min=v_min, v_max=v_max, epsilon=epsilon, epsilon_end=epsilon_end,
-            epsilon_decay=epsilon_decay, eval_games=eval_games, eval_most_steps=eval_most_steps,
-            overlap=overlap, video=video,
+        if len(seeds) != 1:
+            raise ValueError(f"seeds={list(seeds)}: rainbow runs one seed at a time; sweep `seed`")
+        check_texts(game=game)
+        check_flags(
+            life_is_episode=life_is_episode, clip_rewards=clip_rewards, double=double,
+            dueling=dueling, noisy=noisy, prioritized=prioritized, video=video,
+            normalise_weights=normalise_weights, distributional=distributional,
         )  # fmt: skip
+        if overlap is not None and not isinstance(overlap, bool):
+            raise ValueError(f"overlap={overlap}: true, false or null expected")
+        check_counts(
+            1, batch=batch, train_every=train_every, target_every=target_every, n_step=n_step,
+            noise_every=noise_every, beta_steps=beta_steps, eval_games=eval_games,
+            eval_most_steps=eval_most_steps,
+        )  # fmt: skip
+        check_counts(2, atoms=atoms)
+        check_counts(n_step + 2 * environment.STACK, capacity=capacity)
+        check_counts(n_step, learning_starts=learning_starts)
+        check_numbers(
+            "a number from 0 to 1", lambda x: 0 <= x <= 1, gamma=gamma, alpha=alpha, beta=beta,
+            greatest_decay=greatest_decay, epsilon=epsilon, epsilon_end=epsilon_end,
+        )  # fmt: skip
+        if sticky is not None:
+            check_numbers("a number in [0, 1), or null,", lambda x: 0 <= x < 1, sticky=sticky)
+        check_numbers(
+            "a positive number", lambda x: x > 0, sigma=sigma, epsilon_decay=epsilon_decay
+        )
+        check_numbers("a finite number", math.isfinite, v_min=v_min, v_max=v_max)
+        if not v_min < v_max:
+            raise ValueError(f"v_min={v_min}: less than v_max={v_max} expected")
         (seed,) = seeds
         self.replicas = [{"seed": seed}]
         self._playing_settings = {

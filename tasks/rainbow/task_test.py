@@ -342,7 +342,7 @@ def test_it_learns_to_balance_a_pole(optimizer):
     ({"v_max": math.inf}, "v_max=inf: a finite number expected"),
     ({"sticky": 1}, "sticky=1: a number in .0, 1., or null, expected"),
     ({"sticky": "often"}, "sticky=often: a number in"),
-    ({"overlap": 0}, "overlap=0: true or false expected"),
+    ({"overlap": 0}, "overlap=0: true, false or null expected"),
     ({"game": 5}, "game=5: a text expected"),
     *(({flag: 5}, f"{flag}=5: true or false expected") for flag in (
         "life_is_episode", "clip_rewards", "double", "dueling", "noisy", "prioritized",
