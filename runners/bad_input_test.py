@@ -317,11 +317,3 @@ def test_a_record_that_is_none_is_told_and_made_anew(tmp_path, capsys):
     assert main(arguments) == 0
     assert "not a record, or damaged; the run starts again" in capsys.readouterr().err
     assert b"garbage" not in (job.config.folder / record.FILE_NAME).read_bytes()
-
-
-@pytest.mark.parametrize("way", [[], ["-m"]])
-def test_a_key_that_is_given_twice_is_refused(tmp_path, capsys, way):
-    arguments = [*way, "optimizer.lr=wrong", f"results_dir={tmp_path}", "optimizer.lr=0.1"]
-    assert main(arguments) == 2
-    told = "error: optimizer.lr=0.1: optimizer.lr is given twice, as optimizer.lr=wrong before\n"
-    assert capsys.readouterr().err == told and not list(tmp_path.iterdir())

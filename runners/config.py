@@ -108,16 +108,6 @@ def check_scale(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override.input_line}: of no effect without experiment=E")
 
 
-def check_once(overrides: Sequence[str]) -> None:
-    """Refuse a key that is given twice: Hydra would take the last and not look at the first."""
-    given: dict[str, str] = {}
-    for override in parse(overrides):
-        key, text = override.key_or_group, override.input_line or ""
-        if key in given:
-            raise ConfigError(f"{text}: {key} is given twice, as {given[key]} before")
-        given[key] = text
-
-
 def check_seeds(overrides: Sequence[str]) -> None:
     """Refuse a seed that nothing would come of: beside a list, and not a number, of seeds."""
     given = {o.key_or_group: o for o in parse(overrides)}

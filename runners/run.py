@@ -25,7 +25,6 @@ from runners.config import (
     CONF,
     ConfigError,
     RunConfig,
-    check_once,
     check_scale,
     check_seeds,
     compose_config,
@@ -343,7 +342,6 @@ def main(arguments: list[str]) -> int:
     if flags:
         parse([a for a in overrides if "=" in a and a not in flags.values()])
         return _hydra(arguments)
-    check_once(overrides)
     if len(overrides) < len(arguments):
         if distributed.processes() > 1:
             raise ConfigError("-m: a sweep starts its own processes; without torchrun")
