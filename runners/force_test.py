@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 
 from runners import record
 from runners.plan import plan
@@ -87,3 +88,24 @@ def test_a_task_that_cannot_be_built_is_told_and_the_others_run(tmp_path, capsys
     caught = capsys.readouterr()
     assert "RuntimeError: no memory left" in caught.err
     assert "1 completed, 1 missing" in caught.out
+
+
+def test_ctrl_c_in_a_forced_sweep_leaves_nothing_behind_once_it_has_gone_on(tmp_path, monkeypatch):
+    from tasks.rosenbrock import Rosenbrock
+
+    overrides = [*small(tmp_path), "hydra/launcher=basic"]
+    assert main(["-m", *overrides]) == 0
+    jobs, loss = plan(overrides), Rosenbrock.loss
+    before = table(jobs)
+
+    def interrupted(self):
+        if self.step == 31:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rosenbrock, "loss", interrupted)
+        assert main(["-m", *overrides, "force=true"]) == 130
+    assert list(tmp_path.rglob("*.before"))  # of those that did not begin
+    assert main(["-m", *overrides]) == 0
+    assert not list(tmp_path.rglob("*.before")) and table(jobs) == before

@@ -11,7 +11,7 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from runners import record, status
+from runners import record, status, tracking
 from runners.collect import read_all, to_parquet
 from runners.config import ROOT
 from runners.conftest import collect
@@ -179,8 +179,11 @@ def test_a_second_ctrl_c_is_immediate_and_the_same_command_goes_on(tmp_path, mon
                 survived.append(number)
         return loss(self)
 
+    told, finish = [], tracking.NoTracker.finish
+    monkeypatch.setattr(tracking.NoTracker, "finish", lambda self, status: told.append(status))
     monkeypatch.setattr(Rosenbrock, "loss", interrupted)
-    assert main(arguments) == 130
+    assert main(arguments) == 130 and told == [record.INTERRUPTED]
+    monkeypatch.setattr(tracking.NoTracker, "finish", finish)
     assert survived == [signal.SIGTERM, signal.SIGINT]  # each asks for a stop, once
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
     assert state(job.config) == "interrupted"

@@ -6,7 +6,9 @@ import sys
 import textwrap
 import zipfile
 
+from runners import record
 from runners.config import ROOT
+from runners.plan import plan
 
 
 def run(folder, *arguments, **options):
@@ -108,3 +110,26 @@ def test_what_is_too_narrow_for_a_figure_is_told_in_one_line(tmp_path, capsys):
     assert main(arguments) == 1
     (line,) = [t for t in capsys.readouterr().err.splitlines() if "no verdicts" in t]
     assert "uv_plane: steps=2 optimizer=laprop" in line and "too little of its sweep" in line
+
+
+def test_a_damaged_experiment_stops_neither_the_others_nor_the_report(tmp_path, capsys):
+    from scripts import redraw
+    from scripts.reproduce import main
+
+    # a space in a value: the command in the README has to be one that can be repeated
+    arguments = ["scale=smoke", "experiments=bounded_update,interpolation", "seeds=[0, 1]",
+                 f"results_dir={tmp_path}", "tracking=disabled", "hydra/launcher=basic"]  # fmt: skip
+    assert main(arguments) == 0
+    assert redraw.main(["bounded_update/smoke-changed", f"results_dir={tmp_path}"]) == 0
+    (job, *_) = plan(["experiment=bounded_update", "scale=smoke", "seeds=[0, 1]",
+                      f"results_dir={tmp_path}"])  # fmt: skip
+    path = job.config.folder / record.FILE_NAME
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(first + "{broken\n" + "".join(rest))
+    (tmp_path / "REPORT.md").unlink()
+    shutil.rmtree(tmp_path / "interpolation")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "bounded_update: no verdicts: records with unreadable lines" in capsys.readouterr().err
+    assert (tmp_path / "interpolation" / "smoke-changed" / "figure.png").exists()
+    assert (tmp_path / "REPORT.md").exists()
