@@ -52,9 +52,9 @@ def train(
     """Step until ``steps``, until every replica diverged, or until ``stop()``.
 
     ``write`` gets a row at step 0, every ``eval_every`` steps and at the end; ``checkpoint`` is
-    called every ``checkpoint_every`` steps before the last and at a stop, when ``progress`` and all states are
-    those of a finished step, or of the place where `Task.loss` raised Stopped. Returns the status:
-    completed, diverged or interrupted.
+    called every ``checkpoint_every`` steps before the last and at a stop, when ``progress`` and all
+    states are those of a finished step, or of the place where `Task.loss` raised Stopped. Returns
+    the status: completed, diverged or interrupted.
 
     A replica whose loss is no longer finite is frozen where it stands: its loss no longer counts,
     its parameters no longer move. Replicas do not see each other, so the others go on unchanged.

@@ -46,8 +46,8 @@ def _rosenbrock(
 
 
 FEW_REACH = (
-    "with the learning rates tuned all are watched for 8,000 steps, in which few seeds get there from "
-    "σ = 0.1 on, at any of them; rosenbrock_noise/tuned-30000 watches for 30,000"
+    "with the learning rates tuned all are watched for 8,000 steps, in which those with two betas "
+    "hardly get there from σ = 0.1 on, at any of them; rosenbrock_noise/tuned-30000 watches for 30,000"
 )
 
 

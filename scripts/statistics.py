@@ -9,8 +9,9 @@ Bootstrap intervals are percentile intervals over seeds (Efron and Tibshirani 19
 the expanded form of Hesterberg (2015, "What teachers should know about the bootstrap", section
 5.3): plain percentiles are too narrow by sqrt((n - 1) / n) and use normal instead of t quantiles,
 so each tail a is taken at Phi(sqrt(n / (n - 1)) t_{n-1}^-1(a)) instead. Ends are resampled values,
-never interpolated, so that an end can be inf; below MIN_INTERVAL seeds both are. P-values invert the same interval: p is the tail at
-which its end would touch the threshold, from (1 + k) / (B + 1) with k of B resamples beyond it.
+never interpolated, so that an end can be inf; below MIN_INTERVAL seeds both are. P-values invert
+the same interval: p is the tail at which its end would touch the threshold, from (1 + k) / (B + 1)
+with k of B resamples beyond it. That of a mean of few values is no smaller than the sign-flip test's.
 """
 
 from collections.abc import Sequence

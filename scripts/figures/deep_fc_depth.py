@@ -26,7 +26,7 @@ from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING = "deep_fc_depth", "tuned"
+EXPERIMENT = "deep_fc_depth"
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,8 +106,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     )
     steps = config["steps"]
     return training.ahead(
-        EXPERIMENT, SETTING, report, tune,
-        {name: training.budget(name, outcomes, chosen, steps) for name in report},
+        EXPERIMENT, report, tune, outcomes, chosen, steps,
         unit="layers deeper than {}",
         what=f"Mean greatest depth that still trains within {steps:,} steps at width {config['width']}",
         text=judging.number,

@@ -24,7 +24,7 @@ from scripts.judging import Verdict
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING = "iwslt_optimizers", "tuned"
+EXPERIMENT = "iwslt_optimizers"
 
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +88,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
         for ends in (tables["final"], tune)
     )
     return training.ahead(
-        EXPERIMENT, SETTING, report, tune,
-        {name: training.budget(name, every, chosen, config["steps"]) for name in report},
+        EXPERIMENT, report, tune, every, chosen, config["steps"],
         unit="bits per token below {}",
         what="Mean training loss at the end, bits per token",
         text=lambda score: f"{-score:.2f}",

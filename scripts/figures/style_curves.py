@@ -29,7 +29,7 @@ from tasks.style_transfer import pictures
 
 Tables = dict[str, pd.DataFrame]
 Config = Mapping[str, Any]
-EXPERIMENT, SETTING = "style_curves", "tuned"
+EXPERIMENT = "style_curves"
 LEARNED = 0.0  # log10 of the loss over that at the start: below it the picture got better
 
 
@@ -119,8 +119,7 @@ def verdicts(tidy: pd.DataFrame, tables: Tables, config: Config) -> list[Verdict
     )
     steps = config["steps"]
     return training.ahead(
-        EXPERIMENT, SETTING, report, tune,
-        {name: training.budget(name, found, chosen, steps) for name in report},
+        EXPERIMENT, report, tune, found, chosen, steps,
         unit="powers of ten below {}'s loss",
         what=f"Loss after {steps:,} steps over that at the start, geometric means",
         text=lambda score: f"{10**-score:.3g}",

@@ -15,7 +15,7 @@ from scripts import claims, fairness, grid, judging, statistics
 from scripts.fairness import Budget
 from scripts.figures import style
 
-SUBJECT = "laprop"
+SUBJECT, TUNED = "laprop", "tuned"
 CLASSES = 10  # of cifar10, mnist and digits
 CHANCE = math.log(CLASSES)  # cross-entropy of a uniform guess
 # A net trains if its loss falls clearly below that; one that diverges is as good as a guess.
@@ -151,28 +151,29 @@ def lead(gains: Mapping[str, pd.Series], best: str, unit: str) -> dict[str, Any]
         unit: of the effect, with {} for the rival that decides: `best` where being behind it is what
             is nearest to be shown, else the one over which the lead is least certain.
     """
-    ahead = {rival: statistics.mean_interval(gain) for rival, gain in gains.items()}
-    p_for = {rival: interval.p_above(0) for rival, interval in ahead.items()}
+    leads = {rival: statistics.mean_interval(gain) for rival, gain in gains.items()}
+    p_for = {rival: interval.p_above(0) for rival, interval in leads.items()}
     least = max([best, *gains], key=lambda rival: p_for[rival])
-    p_against = ahead[best].p_below(0)
+    p_against = leads[best].p_below(0)
     decides = best if p_against < p_for[least] else least
     return {
         "p_for": p_for[least],
         "p_against": p_against,
-        "effect": ahead[decides],
+        "effect": leads[decides],
         "effect_unit": unit.format(style.mark(decides).label),
     }
 
 
 def ahead(
-    experiment: str, setting: str, report: pd.DataFrame, tune: pd.DataFrame,
-    budgets: Mapping[str, Budget], *, unit: str, what: str, text: Callable[[float], str],
+    experiment: str, report: pd.DataFrame, tune: pd.DataFrame, outcomes: pd.DataFrame,
+    chosen: pd.DataFrame, steps: int, *, unit: str, what: str, text: Callable[[float], str],
 ) -> list[judging.Verdict]:  # fmt: skip
-    """LaProp is ahead of Adam, or of all others: the verdict on each claim of ``experiment``.
+    """LaProp at its best lr is ahead of Adam, or of all others, at theirs: the verdict on each claim
+    of ``experiment``.
 
     Args:
         report, tune: the score of each seed (row) and optimizer (column), the larger the better.
-        budgets: by optimizer.
+        outcomes, chosen, steps: as for `budget`.
         unit: as for `lead`.
         what, text: what the mean scores are, and each of them, in words.
     """
@@ -184,11 +185,11 @@ def ahead(
         missing = [name for name in compared if name not in report]
         if missing or not rivals:
             reason = f"no runs of {', '.join(missing) or 'any other optimizer'}"
-            found.append(judging.inconclusive(claim, setting, reason))
+            found.append(judging.inconclusive(claim, TUNED, reason))
             continue
-        given = [budgets[name] for name in compared]
+        budgets = [budget(name, outcomes, chosen, steps) for name in compared]
         seeds = int(report[compared].count().min())
-        if verdict := refusal(claim, setting, seeds, given):
+        if verdict := refusal(claim, TUNED, seeds, budgets):
             found.append(verdict)
             continue
         best = max(rivals, key=lambda rival: tune[rival].mean())
@@ -197,8 +198,8 @@ def ahead(
         found.append(
             judging.judge(
                 claim,
-                setting,
-                budget=fairness.budget_text(given),
+                TUNED,
+                budget=fairness.budget_text(budgets),
                 sentence=f"{what}: {means}.",
                 **lead(gains, best, unit),
             )
