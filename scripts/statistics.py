@@ -12,6 +12,8 @@ so each tail a is taken at Phi(sqrt(n / (n - 1)) t_{n-1}^-1(a)) instead. Ends ar
 never interpolated, so that an end can be inf; below MIN_INTERVAL seeds both are. P-values invert
 the same interval: p is the tail at which its end would touch the threshold, from (1 + k) / (B + 1)
 with k of B resamples beyond it. That of a mean of few values is no smaller than the sign-flip test's.
+Neither of the two keeps its level for much skewed differences: of exponential ones, with the long tail
+towards the null hypothesis, 7% are rejected at 2.5% with 10 seeds, 5% with 30.
 """
 
 from collections.abc import Sequence
