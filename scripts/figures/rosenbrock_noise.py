@@ -374,7 +374,7 @@ def _fraction_panel(
         style.intervals(ax, cells.sigma + shift, cells.fraction, cells.fraction_low,
                         cells.fraction_high, style.mark(name))  # fmt: skip
     ax.set(ylim=(-0.04, 1.04), ylabel="fraction converged", xlabel="noise level σ")
-    ax.annotate(f"within {horizon:,} steps", (0.012, 0.08), xycoords="axes fraction",
+    ax.annotate(f"within {horizon:,} steps", (0.16, 0.25), xycoords="axes fraction",
                 color="#555555", fontsize=7)  # fmt: skip
     style.level_axis(ax, config["sigmas"])
 
